@@ -1,0 +1,96 @@
+"""The command ``buildbot-ec2ud``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from buildbot_ec2ud import __version__, template
+
+
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        from buildbot_ec2ud.demo import Demo
+    except ModuleNotFoundError as error:
+        print(f"buildbot-ec2ud demo: {error}; pip install 'buildbot-ec2ud[embedded]'", file=sys.stderr)
+        return 1
+    from twisted.internet import reactor
+
+    return Demo(reactor, options.workers, options.port, options.once).run()
+
+
+def _template(options: argparse.Namespace) -> int:
+    print(template.directory() / "master.cfg")
+    return 0
+
+
+def _init(options: argparse.Namespace) -> int:
+    """Make a master with its own copy of the template; what is there stays as it is."""
+    directory = Path(options.directory)
+    done = template.create_master(directory)
+    print(done.stdout, end="")
+    if done.returncode != 0:
+        return done.returncode
+    for name in template.FILES:
+        target = directory / name
+        if target.exists():
+            print(f"keeping {target}")
+        else:
+            shutil.copyfile(template.directory() / name, target)
+            print(f"creating {target}")
+    print(f"edit {directory / 'platforms.toml'} and {directory / 'settings.toml'}, then: buildbot start {directory}")
+    return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"not a TCP port: {text!r}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="buildbot-ec2ud", description="Buildbot workers on EC2, without images to keep.")
+    parser.add_argument("--version", action="version", version=f"buildbot-ec2ud {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="a master, an EC2 and its instances on this machine", description=_DEMO)
+    demo.add_argument("--once", action="store_true", help="run one build on each worker, then end")
+    demo.add_argument("--workers", type=_count, default=1, metavar="N", help="how many workers (default: 1)")
+    demo.add_argument("--port", type=_port, metavar="P", help="port of the web UI (default: 8010, with --once any free one)")
+    demo.set_defaults(function=_demo)
+
+    init = commands.add_parser("init", help="make a master with its own copy of the template")
+    init.add_argument("directory", metavar="DIR")
+    init.set_defaults(function=_init)
+
+    path = commands.add_parser("template", help="print the path of the packaged master.cfg")
+    path.set_defaults(function=_template)
+    return parser
+
+
+_DEMO = """Creates a Buildbot master from the packaged template, starts it together with an embedded EC2 whose instances
+really run their user-data, and prints a line for each thing that happens. Exit status with --once: 0 only if every build
+succeeded and no instance is left. Nothing stays behind."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    :param arguments: the command line, without the program's name; by default the process's own.
+    :return: the exit status.
+    """
+    options = _parser().parse_args(arguments)
+    return options.function(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

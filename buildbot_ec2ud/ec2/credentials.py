@@ -1,0 +1,91 @@
+"""The AWS credential chain, without blocking the reactor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from botocore.credentials import Credentials, ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError
+from botocore.session import Session
+from twisted.internet import defer, threads
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from txaws.credentials import AWSCredentials as _TxAWSCredentials
+
+from buildbot_ec2ud.ec2.errors import NoCredentials
+
+
+class AWSCredentials(_TxAWSCredentials):
+    """Credentials that are found when a call needs them, by botocore's resolver in a thread of its own.
+
+    Files, the instance's role, SSO and STS all block; the reactor's thread pool is shared with Buildbot, so it is not
+    used. All calls that wait share one look-up.
+
+    :param access_key: an AWS access key id; None to search the environment, shared files and the instance's role.
+    :param secret_key: the secret that belongs to *access_key*.
+    :param reactor: whose thread the results are delivered in.
+    """
+
+    def __init__(self, access_key: str | None = None, secret_key: str | None = None, *, reactor: Any) -> None:
+        self.access_key = access_key
+        self.secret_key = secret_key
+        self._reactor = reactor
+        self._source: Credentials | None = Credentials(access_key, secret_key) if access_key else None
+        self._waiting: list[defer.Deferred[ReadOnlyCredentials]] | None = None
+        self._threads: ThreadPool | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.access_key or 'from the AWS credential chain'}>"
+
+    def resolve(self) -> defer.Deferred[ReadOnlyCredentials]:
+        """Give credentials that are valid now.
+
+        :return: fires with botocore's frozen credentials: ``access_key``, ``secret_key`` and ``token``.
+        :raises NoCredentials: there are none, or their source failed.
+        """
+        source = self._source
+        if source is not None and not _needs_refresh(source):
+            return defer.succeed(source.get_frozen_credentials())
+        waiter: defer.Deferred[ReadOnlyCredentials] = defer.Deferred()
+        if self._waiting is None:
+            self._waiting = []
+            self._look_up().addBoth(self._found)
+        self._waiting.append(waiter)
+        return waiter
+
+    def _look_up(self) -> defer.Deferred[ReadOnlyCredentials]:
+        if self._threads is None:
+            self._threads = ThreadPool(0, 1, "aws-credentials")
+            self._threads.start()
+        return threads.deferToThreadPool(self._reactor, self._threads, self._find)
+
+    def _find(self) -> ReadOnlyCredentials:
+        """Runs in a thread."""
+        try:
+            if self._source is None:
+                self._source = Session().get_credentials()
+            if self._source is None:
+                raise NoCredentials(
+                    "no AWS credentials found: set identifier and secret_identifier, AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY, a profile in ~/.aws, or give the master's machine an IAM role"
+                )
+            return self._source.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise NoCredentials(f"cannot get AWS credentials: {error}") from error
+
+    def _found(self, result: ReadOnlyCredentials | Failure) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        for waiter in waiting:
+            if not waiter.called:  # else it was cancelled
+                waiter.callback(result)
+
+    def close(self) -> None:
+        """End the thread, if there was one."""
+        if self._threads is not None:
+            self._threads.stop()
+            self._threads = None
+
+
+def _needs_refresh(source: Credentials) -> bool:
+    refresh_needed = getattr(source, "refresh_needed", None)
+    return refresh_needed is not None and refresh_needed()

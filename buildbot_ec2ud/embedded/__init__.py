@@ -1,0 +1,9 @@
+"""A whole build farm on this machine: an EC2 whose instances really run their user-data, and a Buildbot master.
+
+For the demo, for this package's tests, and for yours. Needs the extra ``embedded``.
+"""
+
+from buildbot_ec2ud.embedded.ec2 import EmbeddedEC2
+from buildbot_ec2ud.embedded.master import Build, EmbeddedMaster, Log, Step
+
+__all__ = ["Build", "EmbeddedEC2", "EmbeddedMaster", "Log", "Step"]

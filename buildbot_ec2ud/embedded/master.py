@@ -1,0 +1,311 @@
+"""A Buildbot master inside this process: start it from a configuration, force a build, await it, stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from buildbot.config import ConfigErrors
+from buildbot.config.master import FileLoader, MasterConfig
+from buildbot.interfaces import IConfigLoader
+from buildbot.master import BuildMaster
+from buildbot.process.results import statusToString
+from buildbot.scripts.create_master import createDB
+from twisted.internet import defer
+from twisted.logger import globalLogPublisher
+from zope.interface import implementer
+
+#: Signals that Buildbot takes over when it starts; an embedded master gives them back.
+_SIGNALS = ("SIGHUP", "SIGUSR1", "SIGTERM")
+_DATABASE = "sqlite:///state.sqlite"
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log of a step."""
+
+    name: str
+    text: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a build."""
+
+    name: str
+    results: int | None
+    state: str
+    logs: tuple[Log, ...]
+    started_at: int | None
+    complete_at: int | None
+
+
+@dataclass(frozen=True)
+class Build:
+    """What became of a build.
+
+    :ivar results: Buildbot's number: 0 is success.
+    :ivar state: its one-line text.
+    :ivar attempts: the builds of the same request before this one, which ended as RETRY.
+    """
+
+    number: int
+    builder: str
+    worker: str
+    results: int | None
+    state: str
+    properties: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    attempts: tuple[Build, ...] = field(default=())
+
+    @property
+    def outcome(self) -> str:
+        """The result in words, such as ``success``."""
+        return "not finished" if self.results is None else statusToString(self.results)
+
+    def step(self, name: str) -> Step:
+        return next(step for step in self.steps if step.name == name)
+
+    def text(self) -> str:
+        """All logs of all steps."""
+        return "".join(log.text for step in self.steps for log in step.logs)
+
+
+@implementer(IConfigLoader)
+class _DictLoader:
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        self.configuration = configuration
+
+    def loadConfig(self) -> MasterConfig:
+        return MasterConfig.loadFromDict(dict(self.configuration), "<embedded>")
+
+
+@implementer(IConfigLoader)
+class _Preloaded:
+    """Gives a configuration that has been loaded already; after that, what *loader* loads."""
+
+    def __init__(self, first: MasterConfig, loader: Any) -> None:
+        self._first: MasterConfig | None = first
+        self._loader = loader
+
+    def loadConfig(self) -> MasterConfig:
+        first, self._first = self._first, None
+        return first or self._loader.loadConfig()
+
+
+class StartFailed(Exception):
+    """The master did not start; the text says why."""
+
+
+class EmbeddedMaster:
+    """A Buildbot master in this process, without a daemon or a terminal. One at a time.
+
+    :param configuration: the dict that a ``master.cfg`` would call ``BuildmasterConfig``; or None to run *config_file*.
+        Listen on loopback, with port 0 for a free one: ``"tcp:0:interface=127.0.0.1"``.
+    :param basedir: the master's directory, made by ``buildbot create-master`` or empty; a temporary one, removed at
+        the end, unless given.
+    :param config_file: path of a ``master.cfg``, relative to *basedir*.
+    :param reactor: Twisted's, unless given.
+    """
+
+    def __init__(
+        self,
+        configuration: Mapping[str, Any] | None = None,
+        basedir: str | None = None,
+        config_file: str = "master.cfg",
+        reactor: Any = None,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self._reactor = reactor
+        self._temporary = basedir is None
+        self.basedir = os.path.abspath(basedir or tempfile.mkdtemp(prefix="embedded-master-"))
+        self._configuration = None if configuration is None else dict(configuration)
+        self._loader: Any = (
+            FileLoader(self.basedir, config_file) if configuration is None else _DictLoader(self._configuration)
+        )
+        self.master: Any = None
+
+    @defer.inlineCallbacks
+    def start(self) -> Generator[Any, Any, None]:
+        """Start the master.
+
+        :raises buildbot.config.ConfigErrors: what is wrong with the configuration.
+        :raises StartFailed: it did not start: a port is in use, say.
+        """
+        if self._configuration is not None:
+            # Usage data is nobody's business, least of all that of a test.
+            self._configuration.setdefault("buildbotNetUsageData", None)
+            self._configuration.setdefault("db", {"db_url": _DATABASE})
+        try:
+            loaded = self._loader.loadConfig()
+            if not os.path.exists(os.path.join(self.basedir, "state.sqlite")):
+                yield createDB({"basedir": self.basedir, "db": loaded.db.db_url, "quiet": True})
+            self.master = BuildMaster(
+                self.basedir, reactor=self._reactor, config_loader=_Preloaded(loaded, self._loader)
+            )
+            yield self._start_service()
+        except BaseException:
+            yield self.stop()
+            raise
+
+    @defer.inlineCallbacks
+    def _start_service(self) -> Generator[Any, Any, None]:
+        """Start Buildbot, which stops the reactor when it cannot; find out why instead."""
+        handlers = {name: signal.getsignal(getattr(signal, name)) for name in _SIGNALS if hasattr(signal, name)}
+        failures: list[str] = []
+        stopped: list[bool] = []
+        reactor_stop = self._reactor.stop
+
+        def observe(event: Mapping[str, Any]) -> None:
+            if "log_failure" in event:
+                failures.append(event["log_failure"].getErrorMessage())
+
+        globalLogPublisher.addObserver(observe)
+        self._reactor.stop = lambda: stopped.append(True)
+        try:
+            yield self.master.startService()
+        finally:
+            self._reactor.stop = reactor_stop
+            globalLogPublisher.removeObserver(observe)
+            for name, handler in handlers.items():
+                signal.signal(getattr(signal, name), handler)
+        if stopped:
+            raise StartFailed("; ".join(failures) or "Buildbot did not start; its log says why")
+
+    @defer.inlineCallbacks
+    def stop(self) -> Generator[Any, Any, None]:
+        """Stop the master, and with it all its instances."""
+        master, self.master = self.master, None
+        if master is not None:
+            yield master.stopService()
+        if self._temporary:
+            shutil.rmtree(self.basedir, ignore_errors=True)
+
+    def reconfig(self, configuration: Mapping[str, Any] | None = None) -> defer.Deferred[None]:
+        """Load the configuration again.
+
+        :param configuration: another dict, if the master was made from one.
+        """
+        if configuration is not None:
+            self._configuration.update(configuration)
+            self._loader.configuration = self._configuration
+        return self.master.reconfig()
+
+    @property
+    def www_url(self) -> str:
+        """Address of the web UI."""
+        return f"http://127.0.0.1:{self.master.www.getPortnum()}/"
+
+    # Builds
+
+    @defer.inlineCallbacks
+    def request_build(
+        self, builder: str, properties: Mapping[str, Any] | None = None, reason: str = "forced"
+    ) -> Generator[Any, Any, int]:
+        """Ask for a build, and do not wait for it.
+
+        :return: fires with the id of the build request.
+        """
+        builderid = yield self.master.data.updates.findBuilderId(builder)
+        source = {"codebase": "", "repository": "", "branch": None, "revision": None, "project": ""}
+        _, requests = yield self.master.data.updates.addBuildset(
+            waited_for=False,
+            scheduler="embedded",
+            sourcestamps=[source],
+            reason=reason,
+            builderids=[builderid],
+            properties={name: (value, "force") for name, value in (properties or {}).items()},
+        )
+        return requests[builderid]
+
+    @defer.inlineCallbacks
+    def force_build(
+        self, builder: str, properties: Mapping[str, Any] | None = None, first_attempt: bool = False
+    ) -> Generator[Any, Any, Build]:
+        """Force a build, and wait for what becomes of it.
+
+        :param builder: the builder's name.
+        :param properties: properties of the build.
+        :param first_attempt: do not wait for the retries of a build that ends as RETRY.
+        :return: fires with the last build of the request. Cancelling it cancels only the waiting.
+        """
+        finished: defer.DeferredQueue[int] = defer.DeferredQueue()
+        builds = yield self.master.mq.startConsuming(
+            lambda _, build: finished.put(build["buildrequestid"]), ("builds", None, "finished")
+        )
+        requests = yield self.master.mq.startConsuming(
+            lambda _, request: finished.put(request["buildrequestid"]), ("buildrequests", None, "complete")
+        )
+        try:
+            request = yield self.request_build(builder, properties)
+            while True:
+                if (yield finished.get()) != request:
+                    continue
+                state = yield self.master.data.get(("buildrequests", request))
+                attempts = yield self.builds_of(request)
+                if state["complete"] or (first_attempt and attempts and attempts[-1].results is not None):
+                    return attempts[-1]
+        finally:
+            yield builds.stopConsuming()
+            yield requests.stopConsuming()
+
+    @defer.inlineCallbacks
+    def builds_of(self, request: int) -> Generator[Any, Any, list[Build]]:
+        """The builds of a build request, the first one first."""
+        rows = yield self.master.data.get(("buildrequests", request, "builds"))
+        builds: list[Build] = []
+        for row in sorted(rows, key=lambda row: row["buildid"]):
+            builds.append((yield self._read(row, tuple(builds))))
+        return builds
+
+    @defer.inlineCallbacks
+    def _read(self, row: Mapping[str, Any], attempts: tuple[Build, ...]) -> Generator[Any, Any, Build]:
+        get = self.master.data.get
+        builder = yield get(("builders", row["builderid"]))
+        worker = yield get(("workers", row["workerid"]))
+        properties = yield get(("builds", row["buildid"], "properties"))
+        steps = []
+        for step in (yield get(("builds", row["buildid"], "steps"))):
+            logs = []
+            for log in (yield get(("steps", step["stepid"], "logs"))):
+                content = yield get(("logs", log["logid"], "contents"))
+                logs.append(Log(log["name"], _text(log["type"], content["content"]), log["complete"]))
+            steps.append(
+                Step(
+                    step["name"],
+                    step["results"],
+                    step["state_string"],
+                    tuple(logs),
+                    _seconds(step["started_at"]),
+                    _seconds(step["complete_at"]),
+                )
+            )
+        return Build(
+            row["number"],
+            builder["name"],
+            worker["name"],
+            row["results"],
+            row["state_string"],
+            {name: value for name, (value, _) in properties.items()},
+            tuple(steps),
+            attempts,
+        )
+
+
+def _text(kind: str, content: str) -> str:
+    """The text of a log; in those of commands (type ``s``), each line begins with the letter of its stream."""
+    return "".join(line[1:] for line in content.splitlines(keepends=True)) if kind == "s" else content
+
+
+def _seconds(when: Any) -> int | None:
+    return when if when is None or isinstance(when, int) else int(when.timestamp())
+
+
+__all__ = ["Build", "ConfigErrors", "EmbeddedMaster", "Log", "StartFailed", "Step"]

@@ -1,0 +1,1 @@
+"""What all workers of one region share."""

@@ -1,0 +1,33 @@
+"""What a launch asks EC2 for, and the tags by which its instance is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: The tag whose value only one launch has.
+LAUNCH_TAG = "buildbot:launch"
+#: The tag that names the master.
+MASTER_TAG = "buildbot:master"
+#: The tag that names the worker.
+WORKER_TAG = "buildbot:worker"
+#: What the console of EC2 shows as an instance's name.
+NAME_TAG = "Name"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One way to get an instance: an instance type in a subnet, on a market.
+
+    :ivar parameters: all parameters of RunInstances, nested as in the EC2 API, but for the ClientToken.
+    """
+
+    instance_type: str
+    subnet_id: str | None
+    market: str
+    parameters: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        subnet = f" in {self.subnet_id}" if self.subnet_id else ""
+        return f"{self.instance_type} {self.market}{subnet}"

@@ -1,0 +1,128 @@
+"""One batched DescribeInstances for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python import log
+
+from buildbot_ec2ud.ec2.client import PAGE, EC2Client
+from buildbot_ec2ud.ec2.errors import EC2CallError
+from buildbot_ec2ud.ec2.parser import Instance
+from buildbot_ec2ud.fleet.rental import Rental
+
+#: Seconds from a launch or a terminate call to the first look.
+FIRST_LOOK = 1.0
+#: Each look is this much later than the one before it ...
+GROWTH = 1.5
+#: ... up to this many seconds while an instance is starting or ending ...
+CHANGING_INTERVAL = 10.0
+#: ... and this many when all just run (a spot interruption is noticed by the lost connection first).
+STEADY_INTERVAL = 60.0
+#: Seconds for which EC2 may not know an instance that it has accepted. EC2 is eventually consistent, "from a couple of
+#: seconds up to minutes" (EC2 developer guide, "Eventual consistency").
+ABSENT_LIMIT = 300.0
+
+_CHANGING = ("pending", "shutting-down", "stopping")
+
+
+class Watcher:
+    """Looks at all instances of a region with one call, and tells who is interested what has changed.
+
+    :param client: what to ask.
+    :param clock: the reactor.
+    """
+
+    def __init__(self, client: EC2Client, clock: Any) -> None:
+        self._client = client
+        self._clock = clock
+        self._watched: dict[str, tuple[Rental, Callable[[Rental], Any]]] = {}
+        self._absent_since: dict[str, float] = {}
+        self._interval = FIRST_LOOK
+        self._timer: IDelayedCall | None = None
+        self._look: defer.Deferred[None] | None = None
+        self._trouble = ""
+
+    def watch(self, rental: Rental, changed: Callable[[Rental], Any]) -> None:
+        """Look at *rental* from now on, until EC2 has confirmed its end.
+
+        :param changed: called with the rental each time that its state has changed.
+        """
+        self._watched[rental.instance_id] = (rental, changed)
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Something is about to change: look soon."""
+        self._interval = FIRST_LOOK
+        self._schedule()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._watched.clear()
+        self._cancel_timer()
+        if self._look is not None:
+            self._look.cancel()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        if self._look is not None:
+            return  # it schedules the next one itself
+        self._cancel_timer()
+        if self._watched:
+            self._timer = self._clock.callLater(self._interval, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        changing = any(rental.state in _CHANGING or rental.returned is not None for rental, _ in self._watched.values())
+        self._interval = min(self._interval * GROWTH, CHANGING_INTERVAL if changing else STEADY_INTERVAL)
+        self._look = self._look_at_all()
+        self._look.addErrback(log.err, "while watching EC2 instances")
+        self._look.addCallback(self._looked)
+
+    def _looked(self, _: None) -> None:
+        self._look = None
+        self._schedule()
+
+    @defer.inlineCallbacks
+    def _look_at_all(self) -> Generator[Any, Any, None]:
+        ids = list(self._watched)
+        for start in range(0, len(ids), PAGE):
+            asked = ids[start : start + PAGE]
+            try:
+                found = yield self._client.describe_instances(*asked)
+            except (EC2CallError, defer.CancelledError) as error:
+                self._report_trouble(str(error))
+                return
+            self._compare(asked, {instance.instance_id: instance for instance in found})
+        self._report_trouble("")
+
+    def _compare(self, asked: list[str], found: dict[str, Instance]) -> None:
+        now = self._clock.seconds()
+        for instance_id in asked:
+            if instance_id not in self._watched:
+                continue
+            instance = found.get(instance_id)
+            if instance is None:
+                # Never conclude "gone" from one listing.
+                since = self._absent_since.setdefault(instance_id, now)
+                if now - since < ABSENT_LIMIT:
+                    continue
+            self._absent_since.pop(instance_id, None)
+            rental, changed = self._watched[instance_id]
+            if rental.seen(instance):
+                if rental.ended:
+                    del self._watched[instance_id]
+                changed(rental)
+
+    def _report_trouble(self, text: str) -> None:
+        """Log trouble once, not at each look."""
+        if text and text != self._trouble:
+            log.msg(f"cannot watch EC2 instances, will go on trying: {text}")
+        self._trouble = text

@@ -1,0 +1,153 @@
+"""A worker's arguments: sorted to where they belong, and checked without asking anybody."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from buildbot.worker.base import AbstractWorker
+from buildbot.worker.latent import AbstractLatentWorker
+
+from buildbot_ec2ud.ec2 import endpoints
+from buildbot_ec2ud.launch import LaunchConfig, is_dynamic
+from buildbot_ec2ud.passwords import new_password
+from buildbot_ec2ud.userdata import scripts
+from buildbot_ec2ud.userdata.posix import UserData, UserDataError
+
+#: Arguments of the drop-in contract that are still to come; refused rather than ignored.
+NOT_YET = (
+    "valid_ami_owners",
+    "valid_ami_location_regex",
+    "elastic_ip",
+    "aws_id_file_path",
+    "user_data",
+    "max_spot_price",
+    "volumes",
+    "price_multiplier",
+    "product_description",
+    "session",
+    "max_lifetime",
+    "orphan_timeout",
+)
+
+
+def _parameters(function: Any) -> set[str]:
+    return {
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+
+
+#: What Buildbot's own classes take.
+BUILDBOT_ARGUMENTS = (_parameters(AbstractWorker.checkConfig) | _parameters(AbstractLatentWorker.checkConfig)) - {
+    "self",
+    "name",
+    "password",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Settings:
+    """The arguments of a worker. There may be secrets among them: it has no ``repr``.
+
+    :ivar launch: what shapes the instance.
+    :ivar buildbot: what goes on to Buildbot's own classes.
+    :ivar unknown: what nobody knows.
+    """
+
+    launch: LaunchConfig
+    buildbot: Mapping[str, Any]
+    unknown: Mapping[str, Any]
+    identifier: Any = None
+    secret_identifier: Any = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    bb_master: str | None = None
+    bootstrap_script: str | None = None
+    bootstrap_sha256: str | None = None
+    bootstrap_env: Any = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, arguments: Mapping[str, Any]) -> Settings:
+        """Sort *arguments*. Those that are None are as if they had not been given."""
+        given = {name: value for name, value in arguments.items() if value is not None}
+        own = {field.name for field in fields(cls)} - {"launch", "buildbot", "unknown"}
+        launch = {field.name for field in fields(LaunchConfig)}
+        return cls(
+            LaunchConfig(**{name: value for name, value in given.items() if name in launch}),
+            {name: value for name, value in arguments.items() if name in BUILDBOT_ARGUMENTS},
+            {
+                name: value
+                for name, value in given.items()
+                if name not in own and name not in launch and name not in BUILDBOT_ARGUMENTS
+            },
+            **{name: value for name, value in given.items() if name in own},
+        )
+
+    def check(self, name: str) -> Iterator[str]:
+        """Give a line for each thing that is wrong with the worker *name*, naming the argument."""
+        for argument in self.unknown:
+            yield self._unknown(argument)
+        if (self.identifier is None) != (self.secret_identifier is None):
+            yield "identifier: goes with secret_identifier; give both or neither"
+        if self.region is not None and self.endpoint_url is None and (trouble := endpoints.check_region(self.region)):
+            yield f"region: {trouble}"
+        if self.endpoint_url is not None and not str(self.endpoint_url).startswith(("https://", "http://")):
+            yield f"endpoint_url: not an http or https URL: {self.endpoint_url!r}"
+        if self.bb_master is not None and not _is_address(self.bb_master):
+            yield f"bb_master: neither host:port nor a host: {self.bb_master!r}"
+        yield from self.launch.check()
+        try:
+            self.user_data(
+                name,
+                self.bb_master or "x" * 80,
+                new_password(),
+                {} if is_dynamic(self.bootstrap_env) else self.bootstrap_env,
+                # While it loads a configuration, Buildbot has the master's directory at the end of the module path.
+                (os.getcwd(), sys.path[-1]),
+            )
+        except (scripts.ScriptError, UserDataError) as error:
+            yield str(error)
+
+    def _unknown(self, argument: str) -> str:
+        if argument in NOT_YET:
+            return f"{argument}: not supported yet"
+        known = BUILDBOT_ARGUMENTS | {field.name for cls in (Settings, LaunchConfig) for field in fields(cls)}
+        near = difflib.get_close_matches(argument, known, n=1)
+        return f"{argument}: unknown argument" + (f"; did you mean {near[0]}?" if near else "")
+
+    def user_data(
+        self, worker: str, master: str, password: str, environment: Mapping[str, Any], directories: tuple[str, ...]
+    ) -> bytes:
+        """Make the user-data of one start; the script's file is read anew.
+
+        :param worker: the worker's name.
+        :param master: ``host:port`` of the master.
+        :param password: the worker's password.
+        :param environment: ``bootstrap_env``, rendered.
+        :param directories: where a relative path of the script begins.
+        :raises ScriptError: the bootstrap script cannot be used.
+        :raises UserDataError: the user-data cannot be made of this.
+        """
+        script = scripts.load(self.bootstrap_script, self.bootstrap_sha256, directories)
+        if "\0" in worker + master + password:
+            raise UserDataError("bb_master: has a NUL in it")
+        return UserData(master, worker, password, environment, script).render()
+
+
+def has_port(address: str) -> bool:
+    """Whether an address is ``host:port``, and not only a host."""
+    host, colon, port = address.rpartition(":")
+    return bool(colon and host and port.isdigit() and not address.endswith("]"))
+
+
+def _is_address(text: Any) -> bool:
+    if not isinstance(text, str) or not text or any(c.isspace() for c in text):
+        return False
+    return 0 < int(text.rpartition(":")[2]) < 65536 if has_port(text) else ":" not in text or text[0] + text[-1] == "[]"

@@ -1,0 +1,1 @@
+"""The user-data that turns a vanilla image into a worker."""

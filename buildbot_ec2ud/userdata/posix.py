@@ -1,0 +1,93 @@
+"""User-data for images that run a ``#!`` script: POSIX sh, and nothing that a minimal system lacks."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from buildbot_ec2ud.userdata.scripts import InlineScript, RemoteScript
+
+#: Bytes of user-data that EC2 takes, before base64 (EC2 user guide, "Run commands when you launch an instance").
+LIMIT = 16384
+
+#: Variables that have a meaning of their own for every script.
+CONTRACT = ("BB_MASTER", "BB_NAME", "BB_PASSWORD")
+_RESERVED = (*CONTRACT, "PATH", "IFS", "ENV", "PWD", "HOME")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+class UserDataError(ValueError):
+    """User-data cannot be made; the text begins with the name of the argument."""
+
+
+@dataclass(frozen=True, repr=False)
+class UserData:
+    """What a start tells its instance. It has a secret in it: it has no ``repr``, and is not to be logged.
+
+    :ivar master: ``host:port`` that the worker connects to.
+    :ivar worker: the worker's name.
+    :ivar password: the worker's password.
+    :ivar environment: further variables for the bootstrap script.
+    :ivar script: the bootstrap script.
+    """
+
+    master: str
+    worker: str
+    password: str
+    environment: Mapping[str, Any]
+    script: InlineScript | RemoteScript
+
+    def render(self) -> bytes:
+        """The text of the user-data.
+
+        :raises UserDataError: a variable cannot be given, or the text is larger than EC2 takes.
+        """
+        variables = dict(zip(CONTRACT, (self.master, self.worker, self.password), strict=True))
+        variables.update(check_environment(self.environment))
+        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+        text = _TEMPLATE.replace("@EXPORTS@\n", exports).replace("@BOOTSTRAP@\n", _bootstrap(self.script))
+        data = text.encode("utf-8", "surrogateescape")
+        if len(data) > LIMIT:
+            raise UserDataError(
+                f"bootstrap_script: the user-data would have {len(data):,} bytes, EC2 takes {LIMIT:,}: "
+                "put the script on a web server and give its URL"
+            )
+        return data
+
+
+def check_environment(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Give the variables of ``bootstrap_env`` as text.
+
+    :raises UserDataError: a name or a value cannot be a shell variable.
+    """
+    if not isinstance(environment, Mapping):
+        raise UserDataError(f"bootstrap_env: not a dict: {environment!r}")
+    for name, value in environment.items():
+        if not isinstance(name, str) or not _NAME.match(name):
+            raise UserDataError(f"bootstrap_env: {name!r} is not the name of a shell variable")
+        if name in _RESERVED or name.startswith("EC2UD_"):
+            raise UserDataError(f"bootstrap_env: {name} is not yours to set")
+        if not isinstance(value, (str, int)):
+            raise UserDataError(f"bootstrap_env: {name} is not a text: {type(value).__name__}")
+        if "\0" in str(value):
+            raise UserDataError(f"bootstrap_env: {name} has a NUL in it")
+    return {name: str(value) for name, value in environment.items()}
+
+
+def _bootstrap(script: InlineScript | RemoteScript) -> str:
+    """The part of the user-data that puts the bootstrap script into ``$ec2ud_script``."""
+    if isinstance(script, RemoteScript):
+        return f"ec2ud_fetch {shlex.quote(script.url)} {script.sha256 or '-'} || return 1\n"
+    text = script.text if script.text.endswith("\n") else script.text + "\n"
+    end = "EC2UD_END"
+    while end in text:
+        end = f"EC2UD_END_{hashlib.sha256((end + text).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+    return f"cat >\"$ec2ud_script\" <<'{end}' || return 1\n{text}{end}\n"
+
+
+_TEMPLATE = files(__package__).joinpath("posix.sh").read_text(encoding="utf-8")

@@ -1,0 +1,72 @@
+#!/bin/sh
+# Turns this machine into a Buildbot worker: gets a bootstrap script and runs it. Made by buildbot-ec2ud.
+# Everything it prints goes to the console, to syslog and to the log file; it never prints the password.
+umask 077
+ec2ud_log=${EC2UD_ROOT:-}/var/log/buildbot-ec2ud.log
+ec2ud_dir=${EC2UD_ROOT:-}/var/lib/buildbot-ec2ud
+ec2ud_script=$ec2ud_dir/bootstrap
+ec2ud_start=$(date +%s)
+
+ec2ud_phase() {
+    echo "ec2ud: phase=$1 t=$(($(date +%s) - ec2ud_start))"
+}
+
+# ec2ud_fetch URL SHA256-or-dash: fetch the bootstrap script, with retries, and verify it.
+ec2ud_fetch() {
+    ec2ud_phase fetch
+    ec2ud_pause=1
+    until ec2ud_fetch_once "$1"; do
+        [ "$ec2ud_pause" -le 64 ] || { echo "ec2ud: cannot fetch $1"; return 1; }
+        sleep "$ec2ud_pause"
+        ec2ud_pause=$((ec2ud_pause * 2))
+    done
+    [ "$2" != - ] || return 0
+    ec2ud_sum=$({ sha256sum "$ec2ud_script" || sha256 -q "$ec2ud_script" || shasum -a 256 "$ec2ud_script" ||
+        openssl dgst -sha256 -r "$ec2ud_script"; } 2>/dev/null)
+    [ "${ec2ud_sum%% *}" = "$2" ] || { echo "ec2ud: $1 has the wrong SHA-256: ${ec2ud_sum%% *}"; return 1; }
+}
+
+ec2ud_fetch_once() {
+    if command -v curl >/dev/null; then
+        curl -fsSL --connect-timeout 10 --max-time 120 -o "$ec2ud_script" "$1"
+    elif command -v wget >/dev/null; then
+        wget -q -T 30 -O "$ec2ud_script" "$1"
+    elif command -v fetch >/dev/null; then
+        fetch -q -T 30 -o "$ec2ud_script" "$1"
+    else
+        python3 -c 'import sys, urllib.request as u; open(sys.argv[2], "wb").write(u.urlopen(sys.argv[1], timeout=30).read())' \
+            "$1" "$ec2ud_script"
+    fi
+}
+
+ec2ud_power_off() {
+    echo "ec2ud: $1; powering off"
+    sync
+    shutdown -P now 2>/dev/null || shutdown -p now 2>/dev/null || poweroff
+}
+
+ec2ud_bootstrap() {
+@EXPORTS@
+ec2ud_phase start
+@BOOTSTRAP@
+chmod 700 "$ec2ud_script" || return 1
+ec2ud_phase bootstrap
+cd "$ec2ud_dir" && "$ec2ud_script"
+}
+
+ec2ud_main() {
+    ec2ud_bootstrap
+    ec2ud_status=$?
+    [ "$ec2ud_status" = 0 ] || ec2ud_power_off "the bootstrap script failed with status $ec2ud_status"
+}
+
+ec2ud_tee() {
+    while IFS= read -r ec2ud_line || [ -n "$ec2ud_line" ]; do
+        printf '%s\n' "$ec2ud_line"
+        printf '%s\n' "$ec2ud_line" >&3
+        logger -t buildbot-ec2ud -- "$ec2ud_line" 2>/dev/null
+    done 3>>"$ec2ud_log"
+}
+
+mkdir -p "$ec2ud_dir" "${ec2ud_log%/*}"
+ec2ud_main 2>&1 | ec2ud_tee

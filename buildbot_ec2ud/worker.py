@@ -1,0 +1,330 @@
+"""EC2UserDataLatentWorker: Buildbot's side."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from buildbot import config
+from buildbot.interfaces import (
+    LatentWorkerCannotSubstantiate,
+    LatentWorkerFailedToSubstantiate,
+    LatentWorkerSubstantiatiationCancelled,
+)
+from buildbot.process.properties import Properties
+from buildbot.util.latent import CompatibleLatentWorkerMixin
+from buildbot.worker.latent import AbstractLatentWorker, States
+from twisted.internet import defer
+from twisted.python import log
+
+from buildbot_ec2ud.ec2 import endpoints
+from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
+from buildbot_ec2ud.fleet.region import Fleet
+from buildbot_ec2ud.fleet.rental import Rental
+from buildbot_ec2ud.launch import LaunchConfig
+from buildbot_ec2ud.passwords import new_password, replace_login
+from buildbot_ec2ud.settings import Settings, has_port
+from buildbot_ec2ud.userdata.posix import UserDataError
+from buildbot_ec2ud.userdata.scripts import ScriptError
+
+#: Seconds between two checks of a starting instance. They cost nothing: the fleet's watch has the answer.
+CHECK_INTERVAL = 2
+#: Seconds that a stop waits until EC2 has accepted the end of the instance; the fleet goes on trying after that.
+STOP_PATIENCE = 60
+
+
+class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker):
+    """A worker on an EC2 instance that its user-data makes of a vanilla image.
+
+    The arguments are those of Buildbot's ``EC2LatentWorker``, in the same order and with the same meaning, and the ones
+    after ``session``. Nothing here asks AWS anything: a configuration loads, and is checked, without it.
+
+    :param name: the worker's name.
+    :param password: None to make one for each start, which is good for one login. Else as in Buildbot.
+    :param instance_type: an EC2 instance type, or a list in order of preference. Renderable.
+    :param ami: an image id, ``resolve:ssm:...``, a renderable, or a callable that is given the worker and the build, and
+        may return a Deferred.
+    :param identifier: an AWS access key id; without it the AWS credential chain is used. May be a Secret.
+    :param secret_identifier: the secret key of *identifier*. May be a Secret.
+    :param region: an AWS region; by default AWS's own settings decide, else it is ``us-east-1``.
+    :param keypair_name: name of an EC2 key pair for ssh; not needed.
+    :param security_name: name of a security group of the default VPC.
+    :param spot_instance: True means ``market="spot"``.
+    :param placement: the letter of the availability zone, such as ``"a"``.
+    :param tags: a dict of tags for the instance, its volumes and network interfaces.
+    :param subnet_id: a subnet, or a list in order of preference. Renderable.
+    :param security_group_ids: ids of security groups.
+    :param instance_profile_name: name or ARN of an IAM instance profile.
+    :param block_device_map: as ``BlockDeviceMappings`` in the EC2 API; volumes are deleted with the instance unless
+        ``DeleteOnTermination`` says otherwise.
+    :param bb_master: ``host:port`` that the instance connects to; by default, the host is this machine's fully qualified
+        name, and the port that of Buildbot's PB protocol.
+    :param bootstrap_script: an http(s) URL, the path of a file of the master (relative to its directory), or text that
+        starts with ``#!``; by default a packaged script for the usual Linux systems.
+    :param bootstrap_sha256: checksum in hexadecimal of a script at a URL.
+    :param bootstrap_env: a dict of further variables for the script. Renderable.
+    :param market: ``"on-demand"``, ``"spot"`` or ``"spot-then-on-demand"``.
+    :param launch_options: a dict of further parameters of RunInstances, nested as in the EC2 API.
+    :param endpoint_url: another EC2 endpoint.
+    :param kwargs: the arguments of all of Buildbot's latent workers, such as ``build_wait_timeout`` (seconds).
+    :raises buildbot.config.ConfigErrors: all that is wrong, in one go.
+    """
+
+    rental: Rental | None = None
+    _starting: defer.Deferred[Any] | None = None
+
+    def __init__(
+        self,
+        name: str,
+        password: Any = None,
+        instance_type: Any = None,
+        ami: Any = None,
+        valid_ami_owners: Any = None,
+        valid_ami_location_regex: str | None = None,
+        elastic_ip: str | None = None,
+        identifier: Any = None,
+        secret_identifier: Any = None,
+        aws_id_file_path: str | None = None,
+        user_data: str | None = None,
+        region: str | None = None,
+        keypair_name: str | None = None,
+        security_name: str | None = None,
+        spot_instance: bool = False,
+        max_spot_price: float | None = None,
+        volumes: Sequence[tuple[str, str]] | None = None,
+        placement: str | None = None,
+        price_multiplier: float | None = None,
+        tags: Mapping[str, str] | None = None,
+        product_description: str | None = None,
+        subnet_id: Any = None,
+        security_group_ids: Sequence[str] | None = None,
+        instance_profile_name: str | None = None,
+        block_device_map: Sequence[Mapping[str, Any]] | None = None,
+        session: Any = None,
+        *,
+        bb_master: str | None = None,
+        bootstrap_script: str | None = None,
+        bootstrap_sha256: str | None = None,
+        bootstrap_env: Any = None,
+        market: str | None = None,
+        launch_options: Mapping[str, Any] | None = None,
+        endpoint_url: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        arguments = {**locals(), **kwargs}
+        for local in ("self", "name", "password", "kwargs", "__class__"):
+            arguments.pop(local, None)
+        # Buildbot compares what it is given here to see whether a reconfig changes anything.
+        super().__init__(name, password, **{key: value for key, value in arguments.items() if value is not None})
+
+    def checkConfig(self, name: str, password: Any = None, **arguments: Any) -> None:
+        self._adopt(Settings.parse(arguments))
+        errors = [f"worker {name}: {line}" for line in self.settings.check(name)]
+        super().checkConfig(name, password, **self.settings.buildbot)
+        _report(errors)
+
+    def _adopt(self, settings: Settings) -> None:
+        self.settings = settings
+        # As in EC2LatentWorker, readable right after construction.
+        self.instance_type = settings.launch.instance_type
+        self.ami = settings.launch.ami
+        self.keypair_name = settings.launch.keypair_name
+        self.security_name = settings.launch.security_name
+        self.tags = dict(settings.launch.tags)
+        self.subnet_id = settings.launch.subnet_id
+
+    @defer.inlineCallbacks
+    def reconfigService(self, name: str, password: Any = None, **arguments: Any) -> Generator[Any, Any, None]:
+        """Apply all arguments to the next start; an instance that runs is not disturbed."""
+        self._adopt(Settings.parse(arguments))
+        settings = self.settings
+        keys = yield self.renderSecrets((settings.identifier, settings.secret_identifier))
+        self.region = settings.region or endpoints.default_region()
+        self.fleet = yield Fleet.getService(
+            self.master, self.region, settings.endpoint_url or endpoints.endpoint_url(self.region), *keys
+        )
+        self.single_use_password = password is None
+        if self.single_use_password:
+            # Nobody can log in before a start has made a password. While an instance starts or runs, what it was given
+            # stays as it is.
+            idle = self.state in (States.NOT_SUBSTANTIATED, States.SHUT_DOWN) or self.password is None
+            password = new_password() if idle else self.password
+        buildbot = {"check_instance_interval": CHECK_INTERVAL, **settings.buildbot}
+        yield super().reconfigService(name, password, **buildbot)
+
+    def getConfigDict(self) -> dict[str, Any]:
+        # Buildbot logs this when a reconfig fails.
+        configuration = super().getConfigDict()
+        args = list(configuration["args"])
+        if len(args) > 1 and args[1] is not None:
+            args[1] = "(hidden)"
+        hidden = ("secret_identifier", "bootstrap_env")
+        kwargs = {key: "(hidden)" if key in hidden else value for key, value in configuration["kwargs"].items()}
+        return {**configuration, "args": tuple(args), "kwargs": kwargs}
+
+    # What Buildbot calls while a build waits for the worker
+
+    @defer.inlineCallbacks
+    def renderWorkerProps(self, build: Any) -> Generator[Any, Any, tuple[Any, ...]]:
+        """What shapes the machine, for this build; two builds that agree on it can share an instance."""
+        properties = self._properties(build)
+        launch = self.settings.launch
+        rendered = yield properties.render((launch.instance_type, launch.ami, launch.subnet_id))
+        return tuple(rendered)
+
+    def _properties(self, build: Any) -> Any:
+        """Something that renders: the build, the bare properties of one to come, or (for latent machines) our own."""
+        if build is None:
+            build = Properties()
+        if isinstance(build, Properties) and build.master is None:
+            build.master = self.master  # else secrets cannot be rendered
+        return build
+
+    def start_instance(self, build: Any) -> defer.Deferred[bool]:
+        def done(result: Any) -> Any:
+            self._starting = None
+            return result
+
+        self._starting = self._start(build)
+        return self._starting.addBoth(done)
+
+    def _cancel_start(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+
+    @defer.inlineCallbacks
+    def _start(self, build: Any) -> Generator[Any, Any, bool]:
+        if self.rental is not None:
+            raise LatentWorkerFailedToSubstantiate(self.name, f"{self.rental!r} is still there")
+        try:
+            launch_id = uuid.uuid4().hex
+            launch, user_data = yield self._prepare(build)
+            offers = launch.offers(user_data, self.master.name, self.name, launch_id)
+            self.rental = yield self.fleet.launch(self.name, launch_id, offers)
+        except defer.CancelledError:
+            raise LatentWorkerSubstantiatiationCancelled() from None
+        except (EC2CallError, UserDataError, ScriptError) as error:
+            raise self._refusal(error) from None
+        self._set_properties(build, self.rental)
+        return True
+
+    @defer.inlineCallbacks
+    def _prepare(self, build: Any) -> Generator[Any, Any, tuple[LaunchConfig, bytes]]:
+        """Render everything for *build*, and make and register the password of this start."""
+        settings = self.settings
+        instance_type, ami, subnet_id = yield self.renderWorkerPropsOnStart(build)
+        if callable(ami):
+            ami = yield defer.maybeDeferred(ami, self, build)
+        environment = yield self._properties(build).render(settings.bootstrap_env)
+        master = yield self._master_address()
+        if self.single_use_password:
+            yield replace_login(self, new_password())
+        user_data = settings.user_data(self.name, master, self.password, environment, (self.master.basedir,))
+        launch = replace(
+            settings.launch, instance_type=instance_type, ami=ami, subnet_id=subnet_id, region=self.region
+        )
+        return launch, user_data
+
+    @defer.inlineCallbacks
+    def _master_address(self) -> Generator[Any, Any, str]:
+        """``host:port`` for the instance to connect to."""
+        configured = self.settings.bb_master
+        if configured is not None and has_port(configured):
+            return configured
+        if self.registration.pbReg is None:
+            raise UserDataError("bb_master: c['protocols'] has no pb port for workers to connect to")
+        hostname = configured or (yield self.fleet.hostname())
+        return f"{hostname}:{self.registration.getPBPort()}"
+
+    def _refusal(self, error: Exception) -> Exception:
+        """What Buildbot is told: whether the build is to be tried again, and why it did not start."""
+        final = not isinstance(error, EC2CallError) or error.error_class is ErrorClass.CONFIGURATION
+        answer = LatentWorkerCannotSubstantiate if final else LatentWorkerFailedToSubstantiate
+        log.msg(f"worker {self.name}: no instance: {error}")
+        return answer(f"no EC2 instance for worker {self.name}: {error}")
+
+    def _set_properties(self, build: Any, rental: Rental) -> None:
+        instance = rental.instance
+        values = {
+            "instance": rental.instance_id,
+            "ec2_instance_type": instance.instance_type,
+            "ec2_availability_zone": instance.placement,
+            "ec2_market": instance.lifecycle,
+            "ec2_ami": instance.image_id,
+            "ec2_region": self.region,
+        }
+        for name, value in values.items():
+            # Buildbot copies the worker's properties into a build before the instance is known; they serve the builds
+            # after this one.
+            self.properties.setProperty(name, value, "Worker")
+            if build is not None:
+                build.setProperty(name, value, "Worker")
+
+    def check_instance(self) -> tuple[bool, str]:
+        rental = self.rental
+        if rental is None or rental.alive:
+            return True, ""
+        why = rental.instance.why()
+        return False, f"instance {rental.instance_id} is {rental.state}" + (f" ({why})" if why else "")
+
+    @defer.inlineCallbacks
+    def attached(self, conn: Any) -> Generator[Any, Any, None]:
+        if self.state == States.SUBSTANTIATING_STARTING:
+            yield self._void_password()
+        yield super().attached(conn)
+
+    @defer.inlineCallbacks
+    def _void_password(self, ended: bool = False) -> Generator[Any, Any, None]:
+        """Let nobody log in with the password of this start any more.
+
+        An instance that is to live for ever may lose its connection and come back: it keeps its password until it ends.
+        """
+        if self.single_use_password and (ended or self.build_wait_timeout >= 0):
+            yield replace_login(self, new_password())
+
+    # What Buildbot calls to end it
+
+    @defer.inlineCallbacks
+    def stop_instance(self, fast: bool = False) -> Generator[Any, Any, bool]:
+        yield self._void_password(ended=True)
+        self.resetWorkerPropsOnStop()
+        rental, self.rental = self.rental, None
+        if rental is not None:
+            # The fleet keeps it until EC2 has confirmed its end, however long we wait here.
+            accepted = rental.fleet.terminate(rental)
+            accepted.addTimeout(STOP_PATIENCE, self.master.reactor, onTimeoutCancel=lambda *_: None)
+            yield accepted
+        return True
+
+    def insubstantiate(self, fast: bool = False, force_substantiation_build: Any = None) -> defer.Deferred[None]:
+        # Buildbot waits for a pending start here, which can take as long as EC2 likes.
+        self._cancel_start()
+        return super().insubstantiate(fast, force_substantiation_build)
+
+    def stopService(self) -> defer.Deferred[None]:
+        self._cancel_start()
+        return super().stopService()
+
+
+def ec2_fleet(name: str, count: int, **arguments: Any) -> list[EC2UserDataLatentWorker]:
+    """Like workers from one entry: ``name-1`` to ``name-COUNT``.
+
+    :param name: what the workers' names begin with.
+    :param count: how many.
+    :param arguments: the arguments of each :class:`EC2UserDataLatentWorker`.
+    """
+    return [EC2UserDataLatentWorker(f"{name}-{number}", **arguments) for number in range(1, count + 1)]
+
+
+def _report(errors: list[str]) -> None:
+    """Give all errors to Buildbot, which collects them while it loads a configuration; else raise them."""
+    if not errors:
+        return
+    try:
+        config.error(errors[0])
+    except config.ConfigErrors:
+        raise config.ConfigErrors(errors) from None
+    for error in errors[1:]:
+        config.error(error)

@@ -1,0 +1,59 @@
+"""The distribution: metadata, what comes along, extras, entry points."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "([^"]+)"', (here / "buildbot_ec2ud" / "__init__.py").read_text())[1]
+
+# The demo and the tests: an EC2, a worker and a web UI on this machine.
+embedded = ["moto[ec2,server]~=5.2", "buildbot-worker>=4.3", "buildbot-www>=4.3"]
+
+setup(
+    name="buildbot-ec2ud",
+    version=version,
+    description="Build workers rented from EC2 for Buildbot: vanilla images, set up by user-data, gone after the build",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="GPL-2.0-or-later",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: No Input/Output (Daemon)",
+        "Framework :: Twisted",
+        "Framework :: Buildbot",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Software Development :: Build Tools",
+        "Typing :: Typed",
+    ],
+    keywords="buildbot ec2 aws worker latent user-data ci twisted",
+    packages=[*find_packages(include=["buildbot_ec2ud", "buildbot_ec2ud.*"]), "buildbot_ec2ud.master_template"],
+    # The template stands at the top of the source tree, where people look for it.
+    package_dir={"buildbot_ec2ud.master_template": "master_template"},
+    package_data={
+        "buildbot_ec2ud": ["py.typed"],
+        "buildbot_ec2ud.userdata": ["*.sh", "bootstrap/*.sh"],
+        "buildbot_ec2ud.master_template": ["master.cfg", "*.toml", "bootstrap/*"],
+    },
+    python_requires=">=3.11",
+    install_requires=[
+        "buildbot>=4.3",
+        "txaws>=0.5.0",
+        "twisted[tls]>=24.7",
+        "botocore>=1.40,<2",
+        "lxml>=5",
+        "attrs>=23",
+    ],
+    extras_require={
+        "embedded": embedded,
+        "test": [*embedded, "pytest>=8", "hypothesis>=6", "boto3", "build", "ruff"],
+    },
+    entry_points={
+        "console_scripts": ["buildbot-ec2ud = buildbot_ec2ud.cli:main"],
+        "buildbot.worker": ["EC2UserDataLatentWorker = buildbot_ec2ud.worker:EC2UserDataLatentWorker"],
+        "buildbot.util": ["ec2_fleet = buildbot_ec2ud.worker:ec2_fleet"],
+    },
+)
