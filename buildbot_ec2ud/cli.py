@@ -58,14 +58,18 @@ def _port(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="buildbot-ec2ud", description="Buildbot workers on EC2, without images to keep.")
+    parser = argparse.ArgumentParser(
+        prog="buildbot-ec2ud", description="Buildbot workers on EC2, without images to keep."
+    )
     parser.add_argument("--version", action="version", version=f"buildbot-ec2ud {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     demo = commands.add_parser("demo", help="a master, an EC2 and its instances on this machine", description=_DEMO)
     demo.add_argument("--once", action="store_true", help="run one build on each worker, then end")
     demo.add_argument("--workers", type=_count, default=1, metavar="N", help="how many workers (default: 1)")
-    demo.add_argument("--port", type=_port, metavar="P", help="port of the web UI (default: 8010, with --once any free one)")
+    demo.add_argument(
+        "--port", type=_port, metavar="P", help="port of the web UI (default: 8010, with --once any free one)"
+    )
     demo.set_defaults(function=_demo)
 
     init = commands.add_parser("init", help="make a master with its own copy of the template")

@@ -149,6 +149,7 @@ class Demo:
             "www_port": f"tcp:{self._port}:interface=127.0.0.1",
             "www_url": f"http://127.0.0.1:{self._port}/",
             "pb_port": "tcp:0:interface=127.0.0.1",
+            "collapse_requests": False,
         }
         # Long enough for all to build at the same time, though their processes take turns to start.
         pause = max(1, self._workers // 2)
@@ -159,9 +160,7 @@ class Demo:
             **self._ec2.worker_arguments(),
         }
         (self._basedir / "settings.toml").write_text(_toml(settings), encoding="utf-8")
-        (self._basedir / "platforms.toml").write_text(
-            f"[platforms.{PLATFORM}]\n{_toml(platform)}", encoding="utf-8"
-        )
+        (self._basedir / "platforms.toml").write_text(f"[platforms.{PLATFORM}]\n{_toml(platform)}", encoding="utf-8")
 
     # What happens, a line each
 
@@ -236,9 +235,9 @@ class Demo:
         """Wait until EC2 has ended every instance, and the fleets have seen it."""
         deadline = self._reactor.seconds() + GONE_TIMEOUT
         while self._reactor.seconds() < deadline:
-            master = self._farm_master.master
-            rented = [fleet for fleet in fleets(master.namedServices) if fleet.rentals] if master else []
-            if not rented and not self._ec2.alive():
+            running = self._farm_master.master.running
+            rented = any(fleet.rentals for fleet in fleets(self._farm_master.master.namedServices))
+            if not self._ec2.alive() and not (running and rented):
                 return
             yield task.deferLater(self._reactor, 0.05)
 

@@ -137,9 +137,7 @@ class LaunchConfig:
                     seen.add(line)
                     yield line
 
-    def offers(
-        self, user_data: bytes, master_name: str, worker_name: str, launch_id: str
-    ) -> list[Offer]:
+    def offers(self, user_data: bytes, master_name: str, worker_name: str, launch_id: str) -> list[Offer]:
         """The ways to get the instance, in order of preference: markets, then types, then subnets.
 
         All renderables must have been rendered.
@@ -166,8 +164,7 @@ class LaunchConfig:
         self, instance_type: str, subnet_id: str | None, market: str, ami: str, user_data: bytes, names: _Names
     ) -> dict[str, Any]:
         tags = [
-            {"Key": key, "Value": value}
-            for key, value in {NAME_TAG: names.worker, **self.tags, **names.tags()}.items()
+            {"Key": key, "Value": value} for key, value in {NAME_TAG: names.worker, **self.tags, **names.tags()}.items()
         ]
         parameters: dict[str, Any] = {
             # What the person wrote in launch_options wins over these; everything below over that.

@@ -27,8 +27,11 @@ SETTINGS: dict[str, type] = {
     "branch": str,
     "poll_interval": int,
     "nightly_hour": int,
+    "collapse_requests": bool,
     "db_url": str,
 }
+
+_KINDS = {str: "a text", int: "a number", bool: "true or false"}
 
 
 def directory() -> Path:
@@ -101,7 +104,7 @@ def load_settings(basedir: str) -> dict[str, Any]:
     path = find(basedir, "settings.toml")
     errors = [f"{path}: unknown setting {name!r}" for name in own if name not in SETTINGS]
     errors += [
-        f"{path}: {name} must be {'a text' if kind is str else 'a number'}, not {own[name]!r}"
+        f"{path}: {name} must be {_KINDS[kind]}, not {own[name]!r}"
         for name, kind in SETTINGS.items()
         if name in own and type(own[name]) is not kind
     ]

@@ -19,6 +19,7 @@ from buildbot.worker.latent import AbstractLatentWorker, States
 from twisted.internet import defer
 from twisted.python import log
 
+from buildbot_ec2ud.connections import tell_of_loss
 from buildbot_ec2ud.ec2 import endpoints
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
 from buildbot_ec2ud.fleet.region import Fleet
@@ -196,6 +197,10 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
 
     @defer.inlineCallbacks
     def _start(self, build: Any) -> Generator[Any, Any, bool]:
+        if build is not None and build.stopped:
+            # Cancelled before it came here, by a stopping master for one; Buildbot starts its worker all the same, and
+            # then waits for a worker that a stopping master does not let in.
+            raise LatentWorkerSubstantiatiationCancelled()
         if self.rental is not None:
             raise LatentWorkerFailedToSubstantiate(self.name, f"{self.rental!r} is still there")
         try:
@@ -222,9 +227,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         if self.single_use_password:
             yield replace_login(self, new_password())
         user_data = settings.user_data(self.name, master, self.password, environment, (self.master.basedir,))
-        launch = replace(
-            settings.launch, instance_type=instance_type, ami=ami, subnet_id=subnet_id, region=self.region
-        )
+        launch = replace(settings.launch, instance_type=instance_type, ami=ami, subnet_id=subnet_id, region=self.region)
         return launch, user_data
 
     @defer.inlineCallbacks
@@ -271,6 +274,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
 
     @defer.inlineCallbacks
     def attached(self, conn: Any) -> Generator[Any, Any, None]:
+        tell_of_loss(conn, self.master.reactor)
         if self.state == States.SUBSTANTIATING_STARTING:
             yield self._void_password()
         yield super().attached(conn)

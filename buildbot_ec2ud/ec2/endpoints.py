@@ -24,9 +24,7 @@ def _partitions() -> list[dict[str, Any]]:
 @functools.cache
 def _rules() -> EndpointProvider:
     loader = create_loader()
-    return EndpointProvider(
-        loader.load_service_model(SERVICE, "endpoint-rule-set-1"), {"partitions": _partitions()}
-    )
+    return EndpointProvider(loader.load_service_model(SERVICE, "endpoint-rule-set-1"), {"partitions": _partitions()})
 
 
 def default_region() -> str:

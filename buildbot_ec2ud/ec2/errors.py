@@ -118,7 +118,9 @@ class EC2Error(EC2CallError, _TxAWSEC2Error):
     :ivar message: its message, without the encoded authorization blob (``original`` has the whole answer).
     """
 
-    def __init__(self, xml_bytes: bytes, status: int, message: str | None = None, response: bytes | None = None) -> None:
+    def __init__(
+        self, xml_bytes: bytes, status: int, message: str | None = None, response: bytes | None = None
+    ) -> None:
         _TxAWSEC2Error.__init__(self, xml_bytes, str(status).encode("ascii"), message, response)
         if not self.errors:
             raise ValueError("no error in this answer")

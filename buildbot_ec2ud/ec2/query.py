@@ -152,9 +152,7 @@ class QueryFactory:
             agent = Agent(reactor, connectTimeout=CONNECT_TIMEOUT, pool=self._pool)
         self.agent = agent
 
-    def __call__(
-        self, action: str, creds: Any, endpoint: Any, other_params: Mapping[str, str] | None = None
-    ) -> Query:
+    def __call__(self, action: str, creds: Any, endpoint: Any, other_params: Mapping[str, str] | None = None) -> Query:
         return Query(self, action, creds, endpoint, other_params)
 
     def close(self) -> defer.Deferred[None]:

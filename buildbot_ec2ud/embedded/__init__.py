@@ -4,6 +4,6 @@ For the demo, for this package's tests, and for yours. Needs the extra ``embedde
 """
 
 from buildbot_ec2ud.embedded.ec2 import EmbeddedEC2
-from buildbot_ec2ud.embedded.master import Build, EmbeddedMaster, Log, Step
+from buildbot_ec2ud.embedded.master import Build, EmbeddedMaster, Log, RequestCollapsed, StartFailed, Step
 
-__all__ = ["Build", "EmbeddedEC2", "EmbeddedMaster", "Log", "Step"]
+__all__ = ["Build", "EmbeddedEC2", "EmbeddedMaster", "Log", "RequestCollapsed", "StartFailed", "Step"]

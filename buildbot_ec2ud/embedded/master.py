@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -10,12 +11,12 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from buildbot.config import ConfigErrors
 from buildbot.config.master import FileLoader, MasterConfig
 from buildbot.interfaces import IConfigLoader
 from buildbot.master import BuildMaster
 from buildbot.process.results import statusToString
 from buildbot.scripts.create_master import createDB
+from buildbot.util.eventual import eventually
 from twisted.internet import defer
 from twisted.logger import globalLogPublisher
 from zope.interface import implementer
@@ -103,6 +104,10 @@ class StartFailed(Exception):
     """The master did not start; the text says why."""
 
 
+class RequestCollapsed(Exception):
+    """A build request ended without a build of its own."""
+
+
 class EmbeddedMaster:
     """A Buildbot master in this process, without a daemon or a terminal. One at a time.
 
@@ -182,9 +187,8 @@ class EmbeddedMaster:
     @defer.inlineCallbacks
     def stop(self) -> Generator[Any, Any, None]:
         """Stop the master, and with it all its instances."""
-        master, self.master = self.master, None
-        if master is not None:
-            yield master.stopService()
+        if self.master is not None and self.master.running:
+            yield self.master.stopService()
         if self._temporary:
             shutil.rmtree(self.basedir, ignore_errors=True)
 
@@ -200,8 +204,12 @@ class EmbeddedMaster:
 
     @property
     def www_url(self) -> str:
-        """Address of the web UI."""
-        return f"http://127.0.0.1:{self.master.www.getPortnum()}/"
+        """Address of the web UI, which listens on loopback."""
+        www = self.master.www
+        # Buildbot can tell the number of the port only when the kernel chose it.
+        chosen = re.search(r"\d+", str(www.port))
+        number = int(chosen[0]) if chosen else 0
+        return f"http://127.0.0.1:{number or www.getPortnum()}/"
 
     # Builds
 
@@ -235,21 +243,26 @@ class EmbeddedMaster:
         :param properties: properties of the build.
         :param first_attempt: do not wait for the retries of a build that ends as RETRY.
         :return: fires with the last build of the request. Cancelling it cancels only the waiting.
+        :raises RequestCollapsed: Buildbot has merged the request into a later one like it.
         """
         finished: defer.DeferredQueue[int] = defer.DeferredQueue()
-        builds = yield self.master.mq.startConsuming(
-            lambda _, build: finished.put(build["buildrequestid"]), ("builds", None, "finished")
-        )
-        requests = yield self.master.mq.startConsuming(
-            lambda _, request: finished.put(request["buildrequestid"]), ("buildrequests", None, "complete")
-        )
+
+        def done(_: Any, message: Mapping[str, Any]) -> None:
+            # Not at once: a consumer that ends while Buildbot delivers an event makes it skip the next one.
+            eventually(finished.put, message["buildrequestid"])
+
+        master = self.master
+        builds = yield master.mq.startConsuming(done, ("builds", None, "finished"))
+        requests = yield master.mq.startConsuming(done, ("buildrequests", None, "complete"))
         try:
             request = yield self.request_build(builder, properties)
             while True:
                 if (yield finished.get()) != request:
                     continue
-                state = yield self.master.data.get(("buildrequests", request))
+                state = yield master.data.get(("buildrequests", request))
                 attempts = yield self.builds_of(request)
+                if state["complete"] and not attempts:
+                    raise RequestCollapsed(f"{builder}: build request {request}; see c['collapseRequests']")
                 if state["complete"] or (first_attempt and attempts and attempts[-1].results is not None):
                     return attempts[-1]
         finally:
@@ -306,6 +319,3 @@ def _text(kind: str, content: str) -> str:
 
 def _seconds(when: Any) -> int | None:
     return when if when is None or isinstance(when, int) else int(when.timestamp())
-
-
-__all__ = ["Build", "ConfigErrors", "EmbeddedMaster", "Log", "StartFailed", "Step"]
