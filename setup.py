@@ -4,12 +4,25 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "([^"]+)"', (here / "buildbot_ec2ud" / "__init__.py").read_text())[1]
 
 # The demo and the tests: an EC2, a worker and a web UI on this machine.
 embedded = ["moto[ec2,server]~=5.2", "buildbot-worker>=4.3", "buildbot-www>=4.3"]
+
+
+
+class BuildWithTemplate(build_py):
+    """Takes the master template along, which stands at the top of the source tree, where people look for it."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "buildbot_ec2ud", "master_template")
+            self.copy_tree(str(here / "master_template"), str(target))
+
 
 setup(
     name="buildbot-ec2ud",
@@ -30,14 +43,13 @@ setup(
         "Typing :: Typed",
     ],
     keywords="buildbot ec2 aws worker latent user-data ci twisted",
-    packages=[*find_packages(include=["buildbot_ec2ud", "buildbot_ec2ud.*"]), "buildbot_ec2ud.master_template"],
-    # The template stands at the top of the source tree, where people look for it.
-    package_dir={"buildbot_ec2ud.master_template": "master_template"},
+    packages=find_packages(include=["buildbot_ec2ud", "buildbot_ec2ud.*"]),
+    package_dir={"": "."},
     package_data={
         "buildbot_ec2ud": ["py.typed"],
         "buildbot_ec2ud.userdata": ["*.sh", "bootstrap/*.sh"],
-        "buildbot_ec2ud.master_template": ["master.cfg", "*.toml", "bootstrap/*"],
     },
+    cmdclass={"build_py": BuildWithTemplate},
     python_requires=">=3.11",
     install_requires=[
         "buildbot>=4.3",

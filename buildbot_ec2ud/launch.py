@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,11 +82,12 @@ class LaunchConfig:
 
     def check(self) -> Iterator[str]:
         """Give a line for each thing that is wrong, naming the argument; EC2 is not asked."""
-        if not as_list(self.instance_type):
+        types = as_list(self.instance_type)
+        if not types or any(_is_empty(value) for value in types):
             yield "instance_type: name an EC2 instance type, or a list of them in order of preference"
-        if self.ami is None:
+        if self.ami is None or _is_empty(self.ami):
             yield "ami: name an image: an id (ami-...), resolve:ssm:PARAMETER, a renderable or a callable"
-        if self.market is not None and self.market not in MARKETS:
+        if self.market is not None and not (isinstance(self.market, str) and self.market in MARKETS):
             yield f"market: {self.market!r} is none of {', '.join(map(repr, MARKETS))}"
         elif self.market == "on-demand" and self.spot_instance:
             yield "spot_instance: contradicts market='on-demand'"
@@ -93,8 +95,14 @@ class LaunchConfig:
             yield "security_name: not possible with subnet_id, use security_group_ids"
         if not isinstance(self.tags, Mapping):
             yield f"tags: not a dict: {self.tags!r}"
-        elif own := sorted({LAUNCH_TAG, MASTER_TAG, WORKER_TAG} & set(self.tags)):
-            yield f"tags: {', '.join(own)} are set for each launch"
+        else:
+            if own := sorted({LAUNCH_TAG, MASTER_TAG, WORKER_TAG} & set(self.tags)):
+                yield f"tags: {', '.join(own)} are set for each launch"
+            for key, value in self.tags.items():
+                if not isinstance(key, str) or not isinstance(value, str):
+                    yield f"tags: not a text: {key!r}: {value!r}"
+        if self.placement is not None and not isinstance(self.placement, str):
+            yield f"placement: not the letter of an availability zone: {self.placement!r}"
         if not isinstance(self.launch_options, Mapping):
             yield f"launch_options: not a dict: {self.launch_options!r}"
         else:
@@ -116,9 +124,9 @@ class LaunchConfig:
                 **vars(self),
                 "instance_type": [value for value in as_list(self.instance_type) if not is_dynamic(value)],
                 "subnet_id": [value for value in as_list(self.subnet_id) if not is_dynamic(value)],
-                "ami": "ami-0" if is_dynamic(self.ami) else self.ami,
+                "ami": "ami-0" if self.ami is None or is_dynamic(self.ami) else self.ami,
                 "market": None,
-                "tags": self.tags if isinstance(self.tags, Mapping) else {},
+                "tags": {},
                 "launch_options": self.launch_options if isinstance(self.launch_options, Mapping) else {},
             }
         )
@@ -127,15 +135,18 @@ class LaunchConfig:
         for instance_type, subnet_id in itertools.product(
             fixed.instance_type or ["t3.micro"], fixed.subnet_id or [None]
         ):
-            try:
-                parameters = fixed._parameters(instance_type, subnet_id, "on-demand", fixed.ami, b"", names)
-            except (TypeError, ValueError, AttributeError) as error:
-                yield f"block_device_map: {error}"
-                return
+            parameters = fixed._parameters(instance_type, subnet_id, "on-demand", fixed.ami, b"", names)
             for line in shapes.check("RunInstances", parameters):
                 if line not in seen:
                     seen.add(line)
-                    yield line
+                    yield f"{fixed._argument(line)}: {line}"
+
+    def _argument(self, line: str) -> str:
+        """The argument that is to blame for what EC2's model says of a parameter."""
+        named = re.search(r"parameter (?:in )?(\w+)", line)
+        if named is None or named[1] in self.launch_options:
+            return "launch_options"
+        return _ARGUMENT_OF.get(named[1], "launch_options")
 
     def offers(self, user_data: bytes, master_name: str, worker_name: str, launch_id: str) -> list[Offer]:
         """The ways to get the instance, in order of preference: markets, then types, then subnets.
@@ -166,11 +177,14 @@ class LaunchConfig:
         tags = [
             {"Key": key, "Value": value} for key, value in {NAME_TAG: names.worker, **self.tags, **names.tags()}.items()
         ]
+        options = copy.deepcopy(dict(self.launch_options))
+        metadata = options.get("MetadataOptions", {})
+        if isinstance(metadata, Mapping):  # whoever changes one of them keeps the others
+            options["MetadataOptions"] = {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, **metadata}
         parameters: dict[str, Any] = {
-            # What the person wrote in launch_options wins over these; everything below over that.
+            # What the person wrote in launch_options wins over this; everything below over that.
             "InstanceInitiatedShutdownBehavior": "terminate",
-            "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
-            **copy.deepcopy(dict(self.launch_options)),
+            **options,
             "ImageId": ami,
             "InstanceType": instance_type,
             "MinCount": 1,
@@ -182,9 +196,9 @@ class LaunchConfig:
             "SubnetId": subnet_id,
             "KeyName": self.keypair_name,
             "SecurityGroups": [self.security_name] if self.security_name else None,
-            "SecurityGroupIds": self.security_group_ids and list(self.security_group_ids),
+            "SecurityGroupIds": self.security_group_ids,
             "IamInstanceProfile": _profile(self.instance_profile_name),
-            "BlockDeviceMappings": self.block_device_map and [_mapping(item) for item in self.block_device_map],
+            "BlockDeviceMappings": _mappings(self.block_device_map),
             "Placement": {"AvailabilityZone": f"{self.region}{self.placement}"} if self.placement else None,
         }
         parameters.update({name: value for name, value in optional.items() if value})
@@ -211,15 +225,27 @@ def is_dynamic(value: Any) -> bool:
     return callable(value) or IRenderable.providedBy(value)
 
 
+def _is_empty(value: Any) -> bool:
+    # A renderable cannot be compared: the result would be another one.
+    return isinstance(value, str) and not value
+
+
 def _profile(name: str | None) -> dict[str, str] | None:
     if not name:
         return None
-    return {"Arn" if name.startswith("arn:") else "Name": name}
+    return {"Arn" if str(name).startswith("arn:") else "Name": name}
 
 
-def _mapping(item: Mapping[str, Any]) -> dict[str, Any]:
-    """A block device mapping whose volume goes with the instance, unless it says otherwise."""
-    mapping = copy.deepcopy(dict(item))
-    if "Ebs" in mapping:
-        mapping["Ebs"] = {"DeleteOnTermination": True, **mapping["Ebs"]}
+def _mappings(items: Any) -> Any:
+    """Block device mappings whose volumes go with the instance, unless they say otherwise.
+
+    What has another form stays as it is, for EC2's model to tell.
+    """
+    return [_mapping(item) for item in items] if isinstance(items, (list, tuple)) else items
+
+
+def _mapping(item: Any) -> Any:
+    mapping = copy.deepcopy(item)
+    if isinstance(mapping, Mapping) and isinstance(mapping.get("Ebs"), Mapping):
+        mapping = {**mapping, "Ebs": {"DeleteOnTermination": True, **mapping["Ebs"]}}
     return mapping

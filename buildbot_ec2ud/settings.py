@@ -17,7 +17,7 @@ from buildbot_ec2ud.ec2 import endpoints
 from buildbot_ec2ud.launch import LaunchConfig, is_dynamic
 from buildbot_ec2ud.passwords import new_password
 from buildbot_ec2ud.userdata import scripts
-from buildbot_ec2ud.userdata.posix import UserData, UserDataError
+from buildbot_ec2ud.userdata.posix import UserData, UserDataError, check_environment
 
 #: Arguments of the drop-in contract that are still to come; refused rather than ignored.
 NOT_YET = (
@@ -103,17 +103,31 @@ class Settings:
         if self.bb_master is not None and not _is_address(self.bb_master):
             yield f"bb_master: neither host:port nor a host: {self.bb_master!r}"
         yield from self.launch.check()
+        environment = self._known_environment()
+        try:
+            check_environment(environment)
+        except UserDataError as error:
+            yield str(error)
+            environment = {}
         try:
             self.user_data(
                 name,
-                self.bb_master or "x" * 80,
+                str(self.bb_master or "x" * 80),
                 new_password(),
-                {} if is_dynamic(self.bootstrap_env) else self.bootstrap_env,
+                environment,
                 # While it loads a configuration, Buildbot has the master's directory at the end of the module path.
                 (os.getcwd(), sys.path[-1]),
             )
         except (scripts.ScriptError, UserDataError) as error:
             yield str(error)
+
+    def _known_environment(self) -> Any:
+        """``bootstrap_env``, as far as it is known without a build."""
+        if is_dynamic(self.bootstrap_env):
+            return {}
+        if not isinstance(self.bootstrap_env, Mapping):
+            return self.bootstrap_env
+        return {name: "" if is_dynamic(value) else value for name, value in self.bootstrap_env.items()}
 
     def _unknown(self, argument: str) -> str:
         if argument in NOT_YET:
@@ -144,7 +158,7 @@ class Settings:
 def has_port(address: str) -> bool:
     """Whether an address is ``host:port``, and not only a host."""
     host, colon, port = address.rpartition(":")
-    return bool(colon and host and port.isdigit() and not address.endswith("]"))
+    return bool(colon and host and port.isascii() and port.isdigit() and not address.endswith("]"))
 
 
 def _is_address(text: Any) -> bool:

@@ -90,7 +90,7 @@ def _read(basedir: str, name: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # not there, not UTF-8, or not TOML
         raise config.ConfigErrors([f"{path}: {error}"]) from None
 
 
@@ -128,9 +128,16 @@ def load_platforms(basedir: str) -> list[Platform]:
     if not isinstance(tables, dict) or not tables:
         errors.append(f"{path}: there is no [platforms.NAME] in it")
         tables = {}
+    defaults = content.get("defaults", {})
+    if not isinstance(defaults, dict):
+        errors.append(f"{path}: defaults is not a table: {defaults!r}")
+        defaults = {}
     platforms = []
     for name, table in tables.items():
-        arguments = {**content.get("defaults", {}), **table}
+        if not isinstance(table, dict):
+            errors.append(f"{path}: platform {name} is not a table: {table!r}")
+            continue
+        arguments = {**defaults, **table}
         count, build = arguments.pop("count", 1), arguments.pop("build", [])
         if type(count) is not int or count < 1:
             errors.append(f"{path}: platform {name}: count must be a number above 0, not {count!r}")

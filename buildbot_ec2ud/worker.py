@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from buildbot import config
+from buildbot.config.errors import capture_config_errors
 from buildbot.interfaces import (
     LatentWorkerCannotSubstantiate,
     LatentWorkerFailedToSubstantiate,
@@ -123,8 +124,9 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
     def checkConfig(self, name: str, password: Any = None, **arguments: Any) -> None:
         self._adopt(Settings.parse(arguments))
         errors = [f"worker {name}: {line}" for line in self.settings.check(name)]
-        super().checkConfig(name, password, **self.settings.buildbot)
-        _report(errors)
+        with capture_config_errors() as buildbots:
+            super().checkConfig(name, password, **self.settings.buildbot)
+        _report(errors + [f"worker {name}: {line}" for line in buildbots.errors])
 
     def _adopt(self, settings: Settings) -> None:
         self.settings = settings
@@ -133,7 +135,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         self.ami = settings.launch.ami
         self.keypair_name = settings.launch.keypair_name
         self.security_name = settings.launch.security_name
-        self.tags = dict(settings.launch.tags)
+        self.tags = settings.launch.tags
         self.subnet_id = settings.launch.subnet_id
 
     @defer.inlineCallbacks
@@ -212,7 +214,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
             raise LatentWorkerSubstantiatiationCancelled() from None
         except (EC2CallError, UserDataError, ScriptError) as error:
             raise self._refusal(error) from None
-        self._set_properties(build, self.rental)
+        yield self._set_properties(build, self.rental)
         return True
 
     @defer.inlineCallbacks
@@ -248,7 +250,8 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         log.msg(f"worker {self.name}: no instance: {error}")
         return answer(f"no EC2 instance for worker {self.name}: {error}")
 
-    def _set_properties(self, build: Any, rental: Rental) -> None:
+    @defer.inlineCallbacks
+    def _set_properties(self, build: Any, rental: Rental) -> Generator[Any, Any, None]:
         instance = rental.instance
         values = {
             "instance": rental.instance_id,
@@ -264,6 +267,9 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
             self.properties.setProperty(name, value, "Worker")
             if build is not None:
                 build.setProperty(name, value, "Worker")
+        if build is not None:
+            # Buildbot stores them at the first step; a build that never comes to that shows them too.
+            yield self.master.data.updates.setBuildProperties(build.buildid, build)
 
     def check_instance(self) -> tuple[bool, str]:
         rental = self.rental

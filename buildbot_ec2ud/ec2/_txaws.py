@@ -31,21 +31,21 @@ PACKAGE = "txaws"
 
 
 class _RenamingTreeBuilder(xml.etree.ElementTree.TreeBuilder):
-    """Builds the tree with each tag renamed on its way in."""
+    """Builds the tree with each tag and attribute renamed on its way in."""
 
     def __init__(self, rename: Callable[[str], str]) -> None:
         super().__init__()
         self._rename = rename
 
     def start(self, tag: str, attributes: dict[str, str]) -> Any:
-        return super().start(self._rename(tag), attributes)
+        return super().start(self._rename(tag), {self._rename(key): value for key, value in attributes.items()})
 
     def end(self, tag: str) -> Any:
         return super().end(self._rename(tag))
 
 
 class _XMLTreeBuilder:
-    """``ElementTree.XMLTreeBuilder`` as Python 2 had it: subclasses override ``_fixname`` to rename elements."""
+    """Python 2's ``ElementTree.XMLTreeBuilder``: subclasses override ``_fixname`` to rename elements and attributes."""
 
     def __init__(self) -> None:
         self._parser = xml.etree.ElementTree.XMLParser(target=_RenamingTreeBuilder(self._fixname))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from botocore.credentials import Credentials, ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError
 from botocore.session import Session
 from twisted.internet import defer, threads
 from twisted.python.failure import Failure
@@ -70,8 +69,10 @@ class AWSCredentials(_TxAWSCredentials):
                     "AWS_SECRET_ACCESS_KEY, a profile in ~/.aws, or give the master's machine an IAM role"
                 )
             return self._source.get_frozen_credentials()
-        except BotoCoreError as error:
-            raise NoCredentials(f"cannot get AWS credentials: {error}") from error
+        except NoCredentials:
+            raise
+        except Exception as error:  # botocore's own, STS's, and whatever a `credential_process` or a file can do wrong
+            raise NoCredentials(f"cannot get AWS credentials: {' '.join(str(error).split())}") from error
 
     def _found(self, result: ReadOnlyCredentials | Failure) -> None:
         waiting, self._waiting = self._waiting or [], None

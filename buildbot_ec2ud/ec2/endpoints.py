@@ -35,13 +35,19 @@ def default_region() -> str:
 def check_region(region: str) -> str | None:
     """Tell what is wrong with the name *region*; None when nothing is.
 
-    A region that botocore has not heard of yet is let through when it has the form of its partition's names.
+    A region that botocore has not heard of yet is let through when it has the form of its partition's names, and either
+    is made of the words of others, such as ``us-east-9``, or resembles none.
     """
+    if not isinstance(region, str):
+        return f"not a text: {region!r}"
     known = [name for partition in _partitions() for name in partition["regions"] if not name.endswith("-global")]
     if region in known:
         return None
     near = difflib.get_close_matches(region, known, n=3)
-    if not near and any(re.match(partition["regionRegex"], region) for partition in _partitions()):
+    words = {word for name in known for word in name.split("-")[:-1]}
+    if any(re.match(partition["regionRegex"], region) for partition in _partitions()) and (
+        not near or words.issuperset(region.split("-")[:-1])
+    ):
         return None
     return f"unknown region {region!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
 

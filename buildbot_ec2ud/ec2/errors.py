@@ -134,4 +134,7 @@ class EC2Error(EC2CallError, _TxAWSEC2Error):
         self._set_400_error(tree)
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}" if self.message else self.code
+        return ": ".join(filter(None, (self.code, self.message)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"

@@ -50,7 +50,7 @@ class Instance(model.Instance):
         code, message = self.state_reason
         if message.startswith(code):
             return message or self.state_transition_reason
-        return f"{code}: {message}"
+        return ": ".join(filter(None, (code, message)))
 
 
 class Parser(client.Parser):
@@ -89,7 +89,10 @@ class Parser(client.Parser):
             yield self.instance(item, reservation)
 
     def run_instances(self, xml_bytes: bytes) -> list[Instance]:
-        return list(self._reservation(_answer(xml_bytes, "RunInstances")))
+        instances = list(self._reservation(_answer(xml_bytes, "RunInstances")))
+        if not instances:
+            raise NoAnswer("RunInstances: there is no instance in the answer")
+        return instances
 
     def describe_instances(self, xml_bytes: bytes) -> list[Instance]:
         return self.describe_instances_page(xml_bytes)[0]

@@ -13,9 +13,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 from lxml.etree import XMLSyntaxError
-from twisted.internet import defer, error
+from twisted.internet import defer, error, protocol
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, ResponseNeverReceived, readBody
+from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, ResponseDone, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 from txaws.client.base import BaseQuery
@@ -76,7 +76,9 @@ class Query(BaseQuery):
             status, body = yield answer
         except (EC2CallError, defer.CancelledError):
             raise
-        except Exception:
+        except Exception as reason:
+            if isinstance(_cause(reason), defer.CancelledError):
+                raise defer.CancelledError() from None  # Agent wraps it, as if the network had failed
             raise self._explain(Failure()) from None
         if status != 200:
             raise self._refused(status, body)
@@ -103,17 +105,16 @@ class Query(BaseQuery):
         response = yield self._factory.agent.request(
             b"POST", request.url.encode("ascii"), headers, FileBodyProducer(io.BytesIO(request.body))
         )
-        body = yield readBody(response)
-        return response.code, body
+        body = _Body()
+        response.deliverBody(body)
+        return response.code, (yield body.complete)
 
     def _timed_out(self, result: Any, seconds: float) -> None:
         raise NoAnswer(f"{self.action}: no answer from {self.endpoint.get_uri()} within {seconds:g} s")
 
     def _explain(self, failure: Failure) -> EC2CallError:
         """Put a failure of the transport into one line."""
-        reason = failure.value
-        while getattr(reason, "reasons", None):  # ResponseNeverReceived and its like wrap the cause
-            reason = reason.reasons[-1].value
+        reason = _cause(failure.value)
         text = f"{self.action}: {self.endpoint.get_uri()}: {' '.join(str(reason).split()) or type(reason).__name__}"
         tls_refused = failure.check(ResponseNeverReceived) and type(reason).__module__.startswith("OpenSSL")
         if tls_refused or failure.check(*_NOT_SENT):
@@ -123,8 +124,37 @@ class Query(BaseQuery):
     def _refused(self, status: int, body: bytes) -> EC2CallError:
         try:
             return EC2Error(body, status)
-        except (ValueError, ParseError, XMLSyntaxError, AWSResponseParseError):
+        except (ValueError, LookupError, ParseError, XMLSyntaxError, AWSResponseParseError):
             return NoAnswer(f"{self.action}: HTTP status {status}, and no error of EC2's in it: {_excerpt(body)}")
+
+
+class _Body(protocol.Protocol):
+    """Collects the body of an answer; when nobody waits for it any more, it closes the connection.
+
+    Twisted's own ``readBody`` leaves that connection open, and logs an error when it ends.
+    """
+
+    def __init__(self) -> None:
+        self._data: list[bytes] = []
+        self.complete: defer.Deferred[bytes] = defer.Deferred(lambda _: self.transport.loseConnection())
+
+    def dataReceived(self, data: bytes) -> None:
+        self._data.append(data)
+
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
+        if self.complete.called:  # it was cancelled
+            return
+        if reason.check(ResponseDone):
+            self.complete.callback(b"".join(self._data))
+        else:
+            self.complete.errback(reason)
+
+
+def _cause(reason: BaseException) -> BaseException:
+    """What is behind *reason*: ``ResponseNeverReceived`` and its like wrap the cause."""
+    while getattr(reason, "reasons", None):
+        reason = reason.reasons[-1].value
+    return reason
 
 
 def _excerpt(body: bytes) -> str:

@@ -18,7 +18,7 @@ from buildbot.process.results import statusToString
 from buildbot.scripts.create_master import createDB
 from buildbot.util.eventual import eventually
 from twisted.internet import defer
-from twisted.logger import globalLogPublisher
+from twisted.python import log
 from zope.interface import implementer
 
 #: Signals that Buildbot takes over when it starts; an embedded master gives them back.
@@ -169,16 +169,16 @@ class EmbeddedMaster:
         reactor_stop = self._reactor.stop
 
         def observe(event: Mapping[str, Any]) -> None:
-            if "log_failure" in event:
-                failures.append(event["log_failure"].getErrorMessage())
+            if "failure" in event:
+                failures.append(event["failure"].getErrorMessage())
 
-        globalLogPublisher.addObserver(observe)
+        log.addObserver(observe)  # what Buildbot logs does not reach twisted.logger's publisher
         self._reactor.stop = lambda: stopped.append(True)
         try:
             yield self.master.startService()
         finally:
             self._reactor.stop = reactor_stop
-            globalLogPublisher.removeObserver(observe)
+            log.removeObserver(observe)
             for name, handler in handlers.items():
                 signal.signal(getattr(signal, name), handler)
         if stopped:
@@ -287,9 +287,10 @@ class EmbeddedMaster:
         steps = []
         for step in (yield get(("builds", row["buildid"], "steps"))):
             logs = []
-            for log in (yield get(("steps", step["stepid"], "logs"))):
-                content = yield get(("logs", log["logid"], "contents"))
-                logs.append(Log(log["name"], _text(log["type"], content["content"]), log["complete"]))
+            for row_of_log in (yield get(("steps", step["stepid"], "logs"))):
+                content = yield get(("logs", row_of_log["logid"], "contents"))
+                text = _text(row_of_log["type"], content["content"])
+                logs.append(Log(row_of_log["name"], text, row_of_log["complete"]))
             steps.append(
                 Step(
                     step["name"],

@@ -51,6 +51,7 @@ class Fleet(SharedService):
         self._keys = (access_key, secret_key)
         self._events = SubscriptionPoint(f"EC2 fleet of {region}")
         self._background: set[defer.Deferred[Any]] = set()
+        self._closed = False
         self._hostname: defer.Deferred[str] | None = None
 
     @classmethod
@@ -70,9 +71,10 @@ class Fleet(SharedService):
     @defer.inlineCallbacks
     def stopService(self) -> Generator[Any, Any, None]:
         """End every instance that is left, as far as EC2 can be reached within :data:`STOP_TIMEOUT`."""
-        settled = defer.DeferredList([self.settle()])
+        settled = _observe(self.settle())
         settled.addTimeout(STOP_TIMEOUT, self.master.reactor, onTimeoutCancel=lambda *_: None)
         yield settled
+        self._closed = True
         for rental in self.rentals.values():
             if rental.alive and (rental.returned is None or not rental.returned.called):
                 log.msg(f"EC2 has not accepted the end of {rental!r}; it may still run")
@@ -86,7 +88,7 @@ class Fleet(SharedService):
     @defer.inlineCallbacks
     def settle(self) -> Generator[Any, Any, None]:
         """End every instance, and wait until EC2 has accepted that and no launch is unanswered."""
-        while True:
+        while not self._closed:
             for rental in list(self.rentals.values()):
                 if rental.alive:
                     self.terminate(rental)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
 import shlex
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -50,7 +51,9 @@ class UserData:
         variables = dict(zip(CONTRACT, (self.master, self.worker, self.password), strict=True))
         variables.update(check_environment(self.environment))
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
-        text = _TEMPLATE.replace("@EXPORTS@\n", exports).replace("@BOOTSTRAP@\n", _bootstrap(self.script))
+        # In one go: what is put in may look like a mark itself.
+        before, between, after = re.split("@EXPORTS@\n|@BOOTSTRAP@\n", _TEMPLATE)
+        text = "".join((before, exports, between, _bootstrap(self.script), after))
         data = text.encode("utf-8", "surrogateescape")
         if len(data) > LIMIT:
             raise UserDataError(
@@ -84,10 +87,27 @@ def _bootstrap(script: InlineScript | RemoteScript) -> str:
     if isinstance(script, RemoteScript):
         return f"ec2ud_fetch {shlex.quote(script.url)} {script.sha256 or '-'} || return 1\n"
     text = script.text if script.text.endswith("\n") else script.text + "\n"
-    end = "EC2UD_END"
-    while end in text:
-        end = f"EC2UD_END_{hashlib.sha256((end + text).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+    end = next((end for end in _ENDS if _is_free(end, text)), None)
+    if end is None:
+        raise UserDataError("bootstrap_script: no text is left to mark its end with")
     return f"cat >\"$ec2ud_script\" <<'{end}' || return 1\n{text}{end}\n"
+
+
+#: What may mark the end of a script; no two begin alike.
+_ENDS = [f"{first}_EC2UD_END" for first in string.ascii_uppercase + string.ascii_lowercase + string.digits]
+
+
+def _is_free(end: str, text: str) -> bool:
+    """Whether *end* can mark the end of *text*.
+
+    There must be no such line; and none that begins as *end* does and goes on with a letter that is not ASCII: dash 0.5.12,
+    the sh of Debian 12, loses the first byte of that.
+    """
+    for line in text.split("\n"):
+        common = len(os.path.commonprefix((line, end)))
+        if line == end or (common and not line[common : common + 1].isascii()):
+            return False
+    return True
 
 
 _TEMPLATE = files(__package__).joinpath("posix.sh").read_text(encoding="utf-8")

@@ -56,7 +56,7 @@ def load(script: str | None, sha256: str | None, directories: Iterable[str]) -> 
     :param directories: where a relative path is looked for, in this order.
     :raises ScriptError: it cannot be used.
     """
-    if sha256 is not None and not _SHA256.match(sha256):
+    if sha256 is not None and not (isinstance(sha256, str) and _SHA256.match(sha256)):
         raise ScriptError(f"bootstrap_sha256: not a SHA-256 in hexadecimal: {sha256!r}")
     if script is None:
         script = packaged(DEFAULT)
@@ -78,7 +78,10 @@ def load(script: str | None, sha256: str | None, directories: Iterable[str]) -> 
 
 
 def _remote(url: str, sha256: str | None) -> RemoteScript:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ScriptError(f"bootstrap_script: {url!r}: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ScriptError(f"bootstrap_script: not an http or https URL: {url!r}")
     if parts.scheme == "http" and sha256 is None:

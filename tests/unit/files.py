@@ -1,0 +1,24 @@
+"""Directories that are gone after the test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import Any
+
+
+def directory(test: Any) -> str:
+    """Make a directory that lasts as long as *test*."""
+    path = os.path.realpath(tempfile.mkdtemp(prefix="ec2ud-"))
+    test.addCleanup(shutil.rmtree, path)
+    return path
+
+
+def write(directory: str, name: str, content: str | bytes, mode: int = 0o644) -> str:
+    """Make a file; gives its path."""
+    path = os.path.join(directory, name)
+    with open(path, "wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode())
+    os.chmod(path, mode)
+    return path

@@ -1,0 +1,112 @@
+"""A directory that a user-data script takes for the root of its machine.
+
+The script sees no command of the real machine but those that are linked here, and for what would touch it (``shutdown``,
+``logger``, ``sleep``) it finds recorders.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import Any
+
+from twisted.internet import defer, utils
+
+from buildbot_ec2ud.userdata.posix import UserData
+from buildbot_ec2ud.userdata.scripts import InlineScript, RemoteScript
+from tests.unit.files import directory, write
+
+MASTER, WORKER, PASSWORD = "master.example.org:9989", "worker-1", "p4ssw0rd-of-this-start"
+
+#: Shells that are ``/bin/sh`` somewhere.
+SHELLS = {"sh": ["/bin/sh"]}
+for _name, _arguments in (("busybox", ["sh"]), ("bash", ["--posix"])):
+    if _path := shutil.which(_name):
+        SHELLS[_name] = [_path, *_arguments]
+
+_COMMANDS = ("cat", "chmod", "date", "mkdir", "sh")
+_RECORDERS = ("logger", "poweroff", "shutdown", "sleep", "sync")
+
+
+class Sandbox:
+    """What a script runs in.
+
+    :ivar root: the directory.
+    :ivar bin: the directory of commands.
+    """
+
+    def __init__(self, test: Any) -> None:
+        self.root = directory(test)
+        self.bin = os.path.join(self.root, "bin")
+        os.mkdir(self.bin)
+        self.link(*_COMMANDS)
+        for name in _RECORDERS:
+            self.record(name)
+
+    def path(self, *names: str) -> str:
+        return os.path.join(self.root, *names)
+
+    def link(self, *names: str) -> bool:
+        """Let scripts have commands of the machine; tells whether it has them all."""
+        paths = [shutil.which(name) for name in names]
+        for name, path in zip(names, paths, strict=True):
+            if path:
+                os.symlink(path, os.path.join(self.bin, name))
+        return all(paths)
+
+    def record(self, name: str, then: str = "") -> None:
+        """Let scripts have a command that notes its arguments, and then does *then*."""
+        calls = self.path(f"{name}.calls")
+        write(self.bin, name, f"#!/bin/sh\nprintf '%s\\n' \"$*\" >>'{calls}'\n{then}\n", 0o755)
+
+    def calls(self, name: str) -> list[str]:
+        """The arguments of each call of a recorder."""
+        return self.read(f"{name}.calls").splitlines() if os.path.exists(self.path(f"{name}.calls")) else []
+
+    def read(self, *names: str) -> str:
+        with open(self.path(*names), encoding="utf-8", newline="") as file:
+            return file.read()
+
+    def exists(self, *names: str) -> bool:
+        return os.path.exists(self.path(*names))
+
+    @property
+    def log(self) -> str:
+        return self.read("var/log/buildbot-ec2ud.log")
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {"PATH": self.bin, "EC2UD_ROOT": self.root, **more}
+
+    def _render(self, script: InlineScript | RemoteScript | str, password: str, environment: dict[str, Any]) -> bytes:
+        if isinstance(script, str):
+            script = InlineScript(script)
+        return UserData(MASTER, WORKER, password, environment, script).render()
+
+    def run(
+        self, script: InlineScript | str, shell: str = "sh", password: str = PASSWORD, **environment: Any
+    ) -> list[str]:
+        """Run user-data with the bootstrap *script*; gives the lines on its console."""
+        return self.execute(SHELLS[shell], self._render(script, password, environment))
+
+    def execute(self, shell: list[str], data: bytes) -> list[str]:
+        """Run user-data; gives the lines on its console."""
+        done = subprocess.run(
+            [*shell, write(self.root, "user-data", data)],
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self.root,
+            timeout=30,
+            check=False,
+        )
+        # Not splitlines(), which has more ends of lines than a shell.
+        return done.stdout.decode().removesuffix("\n").split("\n")
+
+    def start(self, script: RemoteScript, shell: str = "sh", **environment: Any) -> defer.Deferred[list[str]]:
+        """As :meth:`run`, while the reactor goes on."""
+        command, *arguments = SHELLS[shell]
+        path = write(self.root, "user-data", self._render(script, PASSWORD, environment))
+        done = utils.getProcessOutputAndValue(command, [*arguments, path], env=self.environment(), path=self.root)
+        return done.addCallback(lambda result: result[0].decode().removesuffix("\n").split("\n"))

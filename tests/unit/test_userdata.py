@@ -1,0 +1,280 @@
+"""User-data for images that run a ``#!`` script: what it tells the machine, and what it does there."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import string
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from buildbot_ec2ud.userdata.posix import CONTRACT, LIMIT, UserData, UserDataError, check_environment
+from buildbot_ec2ud.userdata.scripts import InlineScript, RemoteScript
+from tests.unit.sandbox import MASTER, PASSWORD, SHELLS, WORKER, Sandbox
+
+OK = "#!/bin/sh\necho working\n"
+
+#: What would do something, were it not quoted.
+NASTY = (
+    "'",
+    '"',
+    "\\",
+    "\n",
+    "'; : >MARK; '",
+    '"; : >MARK; "',
+    "$(: >MARK)",
+    "`: >MARK`",
+    "${HOME}",
+    "\n: >MARK\n",
+    "& : >MARK &",
+    "A_EC2UD_END\n: >MARK\n",
+    "A_EC2UD_END",
+    "A_ECé",
+    "Aé",
+    "Bé",
+    "@EXPORTS@\n",
+    "@BOOTSTRAP@\n",
+    "'\n}\n: >MARK\n",
+    "%s",
+    "!x",
+    "~",
+    "-n",
+    "\t ",
+    "*",
+    "\u2028é日本\U0001f600",
+)
+texts = st.lists(
+    st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))),
+    max_size=4,
+).map("".join)
+
+
+def phases(lines: list[str]) -> list[str]:
+    return [re.sub(r" t=\d+\Z", "", line) for line in lines]
+
+
+class PropertyTests(SynchronousTestCase):
+    """Whatever text goes in comes out exactly so, and nothing else happens."""
+
+    @settings(max_examples=30, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(texts, texts, texts, texts, texts)
+    def test_any_text(self, master: str, worker: str, password: str, value: str, text: str) -> None:
+        """Variables and the script itself, in every shell."""
+        for command in SHELLS.values():
+            sandbox = Sandbox(self)
+            mark = sandbox.path("mark")
+            expected = {
+                name: given.replace("MARK", mark)
+                for name, given in zip(
+                    (*CONTRACT, "VALUE", "_x1"), (master, worker, password, value, value), strict=True
+                )
+            }
+            script = (
+                "#!/bin/sh\n"
+                + "".join(f"printf '%s' \"${name}\" >'{sandbox.path(name)}'\n" for name in expected)
+                + "exit 0\n"
+                + text.replace("MARK", mark)
+            )
+            environment = {name: expected[name] for name in ("VALUE", "_x1")}
+            data = UserData(*(expected[name] for name in CONTRACT), environment, InlineScript(script)).render()
+            lines = sandbox.execute(command, data)
+            self.assertEqual(phases(lines), ["ec2ud: phase=start", "ec2ud: phase=bootstrap"])
+            self.assertEqual({name: sandbox.read(name) for name in expected}, expected)
+            self.assertEqual(
+                sandbox.read("var/lib/buildbot-ec2ud/bootstrap"), script if script.endswith("\n") else script + "\n"
+            )
+            self.assertFalse(os.path.exists(mark))
+            self.assertEqual(sandbox.calls("shutdown"), [])
+
+
+class RunTests(SynchronousTestCase):
+    """What user-data does on its machine, in every shell."""
+
+    def test_success(self) -> None:
+        """The script runs as it is, in a directory of its own; the machine stays."""
+        for shell in SHELLS:
+            sandbox = Sandbox(self)
+            script = OK + "pwd\necho oops >&2\n"
+            self.assertEqual(
+                phases(sandbox.run(script, shell)),
+                [
+                    "ec2ud: phase=start",
+                    "ec2ud: phase=bootstrap",
+                    "working",
+                    sandbox.path("var/lib/buildbot-ec2ud"),
+                    "oops",
+                ],
+            )
+            self.assertEqual(sandbox.calls("shutdown") + sandbox.calls("poweroff"), [])
+
+    def test_failure(self) -> None:
+        """A script that fails takes its machine with it, and its status is told."""
+        for shell in SHELLS:
+            sandbox = Sandbox(self)
+            lines = sandbox.run("#!/bin/sh\necho working\nexit 7\n", shell)
+            self.assertEqual(lines[-1], "ec2ud: the bootstrap script failed with status 7; powering off")
+            self.assertEqual(sandbox.calls("shutdown"), ["-P now"])
+            self.assertEqual(sandbox.calls("poweroff"), [])
+            self.assertEqual(sandbox.calls("sync"), [""])
+
+    def test_not_a_program(self) -> None:
+        """So does one that cannot be run at all."""
+        sandbox = Sandbox(self)
+        lines = sandbox.run("#!/does/not/exist\n")
+        self.assertIn("the bootstrap script failed with status 127; powering off", lines[-1])
+        self.assertEqual(sandbox.calls("shutdown"), ["-P now"])
+
+    def test_other_ways_to_power_off(self) -> None:
+        """BSD's shutdown has another option, and some systems have none."""
+        sandbox = Sandbox(self)
+        sandbox.record("shutdown", '[ "$1" = -p ]')
+        sandbox.run("#!/bin/sh\nexit 1\n")
+        self.assertEqual(sandbox.calls("shutdown"), ["-P now", "-p now"])
+        self.assertEqual(sandbox.calls("poweroff"), [])
+        sandbox = Sandbox(self)
+        os.unlink(os.path.join(sandbox.bin, "shutdown"))
+        sandbox.run("#!/bin/sh\nexit 1\n")
+        self.assertEqual(sandbox.calls("poweroff"), [""])
+
+    def test_log(self) -> None:
+        """The console, the log file and syslog get the same lines, whatever is in them; and the password none."""
+        for shell in SHELLS:
+            sandbox = Sandbox(self)
+            script = "#!/bin/sh\nprintf '%s\\n' '  a  b ' '\\n%s $HOME' '-n' 'wörk'\nprintf 'no end of line'\nexit 3\n"
+            lines = sandbox.run(script, shell)
+            for line in ("  a  b ", r"\n%s $HOME", "-n", "wörk"):
+                self.assertIn(line, lines)
+            self.assertEqual(lines[-1], "no end of lineec2ud: the bootstrap script failed with status 3; powering off")
+            self.assertEqual(sandbox.log.splitlines(), lines)
+            self.assertEqual(sandbox.calls("logger"), [f"-t buildbot-ec2ud -- {line}" for line in lines])
+            for text in ("\n".join(lines), sandbox.log, *sandbox.calls("logger")):
+                self.assertNotIn(PASSWORD, text)
+
+    def test_no_logger(self) -> None:
+        """A system without syslog does without, silently."""
+        sandbox = Sandbox(self)
+        os.unlink(os.path.join(sandbox.bin, "logger"))
+        self.assertEqual(phases(sandbox.run(OK)), ["ec2ud: phase=start", "ec2ud: phase=bootstrap", "working"])
+
+    def test_only_root_reads(self) -> None:
+        """Others can read neither the script nor the log."""
+        sandbox = Sandbox(self)
+        sandbox.run(OK)
+        for name, mode in (
+            ("var/log/buildbot-ec2ud.log", 0o600),
+            ("var/lib/buildbot-ec2ud", 0o700),
+            ("var/lib/buildbot-ec2ud/bootstrap", 0o700),
+        ):
+            self.assertEqual(stat.S_IMODE(os.stat(sandbox.path(name)).st_mode), mode, name)
+
+    def test_variables(self) -> None:
+        """The script's environment has the contract of 2011, and what was asked for; numbers too."""
+        sandbox = Sandbox(self)
+        lines = sandbox.run('#!/bin/sh\necho "$BB_MASTER $BB_NAME $A $B"\n', A="a  b", B=5)
+        self.assertEqual(lines[-1], f"{MASTER} {WORKER} a  b 5")
+
+    def test_no_final_newline(self) -> None:
+        """A script whose last line does not end is run to its end."""
+        self.assertEqual(Sandbox(self).run("#!/bin/sh\necho the end")[-1], "the end")
+
+    def test_end_mark(self) -> None:
+        """A script may have the very text that marks its end."""
+        script = "#!/bin/sh\n"
+        for _ in range(3):
+            data = UserData(MASTER, WORKER, PASSWORD, {}, InlineScript(script)).render()
+            mark = re.search(r"<<'(\w+)'", data.decode())[1]
+            script += f"cat <<{mark}\n{mark} in the middle\n{mark}\n"
+            lines = Sandbox(self).run(script + "echo at the end\nexit\n" + mark)
+            self.assertEqual(lines[-2:], [f"{mark} in the middle", "at the end"])
+
+    def test_letters_at_the_beginning_of_a_line(self) -> None:
+        """A line may begin as the mark does: a common sh then loses a byte of a letter that is not ASCII."""
+        for shell in SHELLS:
+            for letters in (string.ascii_uppercase, string.ascii_letters):
+                sandbox = Sandbox(self)
+                text = "".join(f"{letter}é\n{letter}_é\n{letter}_EC2UD_ENDé\n" for letter in letters)
+                sandbox.run("#!/bin/sh\nexit 0\n" + text, shell)
+                self.assertEqual(sandbox.read("var/lib/buildbot-ec2ud/bootstrap"), "#!/bin/sh\nexit 0\n" + text)
+
+    def test_mark_of_the_template(self) -> None:
+        """A value may have the text that the template marks its gaps with."""
+        sandbox = Sandbox(self)
+        value = "a@BOOTSTRAP@\n@EXPORTS@\nb"
+        lines = sandbox.run("#!/bin/sh\necho \"it is '$VALUE' and $BB_PASSWORD\"\n", password=value, VALUE=value)
+        self.assertEqual(lines[-5:], f"it is '{value}' and {value}".splitlines())
+
+
+class LimitTests(SynchronousTestCase):
+    """What user-data cannot be made of."""
+
+    def data(self, script: InlineScript | RemoteScript, **environment: Any) -> bytes:
+        return UserData(MASTER, WORKER, PASSWORD, environment, script).render()
+
+    def test_size(self) -> None:
+        """As many bytes as EC2 takes, and not one more."""
+        room = LIMIT - len(self.data(InlineScript(OK)))
+        self.assertGreater(room, 8192)
+        self.assertEqual(len(self.data(InlineScript(OK + "#" * (room - 1) + "\n"))), 16384)
+        failure = self.assertRaises(UserDataError, self.data, InlineScript(OK + "#" * room + "\n"))
+        self.assertTrue(str(failure).startswith("bootstrap_script: "))
+        self.assertIn("16,385", str(failure))
+        # Bytes count, not letters.
+        self.assertRaises(UserDataError, self.data, InlineScript(OK + "é" * (room - 1) + "\n"))
+
+    def test_no_end(self) -> None:
+        """A script with which nothing can mark its end is refused rather than changed."""
+        text = "".join(f"{letter}é\n" for letter in string.ascii_letters + string.digits)
+        failure = self.assertRaises(UserDataError, self.data, InlineScript(OK + text))
+        self.assertTrue(str(failure).startswith("bootstrap_script: "))
+
+    def test_names(self) -> None:
+        """Only names of shell variables, and none that has a meaning already."""
+        for name in (
+            "",
+            "1A",
+            "A-B",
+            "A B",
+            "A=B",
+            "A\n",
+            "É",
+            "A;B",
+            5,
+            None,
+            *CONTRACT,
+            "PATH",
+            "HOME",
+            "EC2UD_ROOT",
+        ):
+            failure = self.assertRaises(UserDataError, check_environment, {name: "x"})
+            self.assertTrue(str(failure).startswith("bootstrap_env: "))
+            self.assertIn(str(name).strip(), str(failure))
+
+    def test_values(self) -> None:
+        """Only texts without a NUL, and whole numbers."""
+        for value in (None, b"x", 1.5, ["x"], "a\0b"):
+            failure = self.assertRaises(UserDataError, check_environment, {"NAME": value})
+            self.assertTrue(str(failure).startswith("bootstrap_env: NAME "))
+        self.assertEqual(check_environment({"A": "x", "_b": 5}), {"A": "x", "_b": "5"})
+
+    def test_not_a_dict(self) -> None:
+        """Variables have names."""
+        for environment in (["A=b"], "A=b", None):
+            self.assertRaises(UserDataError, check_environment, environment)
+
+    def test_no_repr(self) -> None:
+        """User-data that comes into a log by accident does not tell the password."""
+        data = UserData(MASTER, WORKER, PASSWORD, {"TOKEN": "t0ken"}, InlineScript(OK))
+        self.assertNotIn(PASSWORD, repr(data) + str(data))
+        self.assertNotIn("t0ken", repr(data) + str(data))
+
+    def test_plain_text(self) -> None:
+        """Every agent takes it: it begins with ``#!/bin/sh``, and is ASCII where nobody put anything else in."""
+        data = self.data(InlineScript(OK))
+        self.assertTrue(data.startswith(b"#!/bin/sh\n"))
+        self.assertTrue(data.isascii())
+        self.assertNotIn(b"\r", data)
+        self.assertNotIn(b"@", data.replace(b'"$@"', b""))
