@@ -1,0 +1,47 @@
+"""The examples of README.md, as they stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from buildbot.config.master import FileLoader
+from twisted.internet import defer
+from twisted.trial.unittest import TestCase
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+class Examples(TestCase):
+    timeout = 60
+
+    def example(self, containing: str) -> str:
+        blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
+        (example,) = (block for block in blocks if containing in block)
+        return example
+
+    def test_master_cfg(self):
+        """Buildbot loads the first master.cfg, and its worker is what the text says."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        directory.joinpath("master.cfg").write_text(self.example("BuildmasterConfig"))
+        loaded = FileLoader(str(directory), "master.cfg").loadConfig()
+        (worker,) = loaded.workers
+        self.assertEqual((worker.name, worker.instance_type), ("linux-1", ["c7i.large", "c6i.large"]))
+
+    @defer.inlineCallbacks
+    def test_own_test(self):
+        """The example of a test passes."""
+        names = {}
+        exec(compile(self.example("class MyFarm"), "README.md", "exec"), names)
+        example = names["MyFarm"]("test_build")
+        self.addCleanup(example.doCleanups)
+        yield example.test_build()
+
+    def test_arguments_not_yet(self):
+        """The list of what is not supported yet is the code's."""
+        from buildbot_ec2ud.settings import NOT_YET
+
+        text = README.read_text(encoding="utf-8").partition("refused rather than ignored:")[2].partition("\n\n")[0]
+        mentioned = set(re.findall(r"`(\w+)`", text))
+        self.assertEqual(mentioned, set(NOT_YET) - {"max_lifetime", "orphan_timeout"})
