@@ -88,7 +88,7 @@ class Demo(TestCase):
         command = self.demo("--once", "--workers", "2")
         yield self.ends(command, 0)
         lines = command.output.decode().splitlines()
-        story = [re.sub(r"^ *[0-9.]+ s +", "", line) for line in lines if " demo-1 " in line]
+        story = [re.sub(r"^ *[0-9.]+ s +", "", line) for line in lines if re.search(r"\bdemo-1\b", line)]
         order = (
             "ask EC2",
             "launch",

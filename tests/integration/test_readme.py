@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 from buildbot.config.master import FileLoader
 from twisted.internet import defer
+from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
 README = Path(__file__).parents[2] / "README.md"
@@ -31,12 +34,15 @@ class Examples(TestCase):
 
     @defer.inlineCallbacks
     def test_own_test(self):
-        """The example of a test passes."""
-        names = {}
-        exec(compile(self.example("class MyFarm"), "README.md", "exec"), names)
-        example = names["MyFarm"]("test_build")
-        self.addCleanup(example.doCleanups)
-        yield example.test_build()
+        """The example of a test passes, under trial."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        directory.joinpath("test_farm.py").write_text(self.example("class MyFarm"))
+        out, err, status = yield getProcessOutputAndValue(
+            sys.executable, ["-m", "twisted.trial", "test_farm"], env=os.environ, path=str(directory)
+        )
+        self.assertEqual(status, 0, (out + err).decode())
+        self.assertIn(b"PASSED (successes=1)", out)
 
     def test_arguments_not_yet(self):
         """The list of what is not supported yet is the code's."""
