@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from buildbot import config
 from buildbot.worker.base import AbstractWorker
 from buildbot.worker.latent import AbstractLatentWorker
 
@@ -34,6 +35,8 @@ NOT_YET = (
     "max_lifetime",
     "orphan_timeout",
 )
+
+_HIDDEN = "(hidden)"
 
 
 def _parameters(function: Any) -> set[str]:
@@ -165,3 +168,28 @@ def _is_address(text: Any) -> bool:
     if not isinstance(text, str) or not text or any(c.isspace() for c in text):
         return False
     return 0 < int(text.rpartition(":")[2]) < 65536 if has_port(text) else ":" not in text or text[0] + text[-1] == "[]"
+
+
+def report(errors: list[str]) -> None:
+    """Give all errors to Buildbot, which collects them while it loads a configuration.
+
+    :raises buildbot.config.ConfigErrors: with all of them, when no configuration is being loaded.
+    """
+    if not errors:
+        return
+    try:
+        config.error(errors[0])
+    except config.ConfigErrors:
+        raise config.ConfigErrors(errors) from None
+    for error in errors[1:]:
+        config.error(error)
+
+
+def without_secrets(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A worker's ``getConfigDict()``, fit for a log."""
+    args = [
+        value if position != 1 or value is None else _HIDDEN for position, value in enumerate(configuration["args"])
+    ]
+    secret = ("secret_identifier", "bootstrap_env")
+    kwargs = {key: _HIDDEN if key in secret else value for key, value in configuration["kwargs"].items()}
+    return {**configuration, "args": tuple(args), "kwargs": kwargs}

@@ -60,9 +60,12 @@ def create_master(basedir: str | os.PathLike[str], config_file: str | None = Non
     command = [sys.executable, "-c", "from buildbot.scripts.runner import run; run()", "create-master", "--relocatable"]
     if config_file is not None:
         command += ["--config", config_file]
-    return subprocess.run(
+    done = subprocess.run(
         [*command, str(basedir)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
+    if done.returncode == 0 and "buildmaster configured in" not in done.stdout:
+        done.returncode = 1  # Buildbot 4.3 prints a traceback, and ends as if all were well
+    return done
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from buildbot import config
 from buildbot.config.errors import capture_config_errors
 from buildbot.interfaces import (
-    LatentWorkerCannotSubstantiate,
     LatentWorkerFailedToSubstantiate,
     LatentWorkerSubstantiatiationCancelled,
 )
@@ -18,11 +16,11 @@ from buildbot.process.properties import Properties
 from buildbot.util.latent import CompatibleLatentWorkerMixin
 from buildbot.worker.latent import AbstractLatentWorker, States
 from twisted.internet import defer
-from twisted.python import log
 
+from buildbot_ec2ud import story
 from buildbot_ec2ud.connections import tell_of_loss
 from buildbot_ec2ud.ec2 import endpoints
-from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
+from buildbot_ec2ud.ec2.errors import EC2CallError
 from buildbot_ec2ud.fleet.region import Fleet
 from buildbot_ec2ud.fleet.rental import Rental
 from buildbot_ec2ud.launch import LaunchConfig
@@ -126,7 +124,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         errors = [f"worker {name}: {line}" for line in self.settings.check(name)]
         with capture_config_errors() as buildbots:
             super().checkConfig(name, password, **self.settings.buildbot)
-        _report(errors + [f"worker {name}: {line}" for line in buildbots.errors])
+        report(errors + [f"worker {name}: {line}" for line in buildbots.errors])
 
     def _adopt(self, settings: Settings) -> None:
         self.settings = settings
@@ -158,14 +156,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         yield super().reconfigService(name, password, **buildbot)
 
     def getConfigDict(self) -> dict[str, Any]:
-        # Buildbot logs this when a reconfig fails.
-        configuration = super().getConfigDict()
-        args = list(configuration["args"])
-        if len(args) > 1 and args[1] is not None:
-            args[1] = "(hidden)"
-        hidden = ("secret_identifier", "bootstrap_env")
-        kwargs = {key: "(hidden)" if key in hidden else value for key, value in configuration["kwargs"].items()}
-        return {**configuration, "args": tuple(args), "kwargs": kwargs}
+        return without_secrets(super().getConfigDict())  # Buildbot logs it when a reconfig fails
 
     # What Buildbot calls while a build waits for the worker
 
@@ -210,12 +201,12 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
             launch, user_data = yield self._prepare(build)
             offers = launch.offers(user_data, self.master.name, self.name, launch_id)
             self.rental = yield self.fleet.launch(self.name, launch_id, offers)
+            yield self._set_properties(build, self.rental)
+            return True
         except defer.CancelledError:
             raise LatentWorkerSubstantiatiationCancelled() from None
         except (EC2CallError, UserDataError, ScriptError) as error:
-            raise self._refusal(error) from None
-        yield self._set_properties(build, self.rental)
-        return True
+            raise story.refusal(self.name, error) from None
 
     @defer.inlineCallbacks
     def _prepare(self, build: Any) -> Generator[Any, Any, tuple[LaunchConfig, bytes]]:
@@ -243,25 +234,9 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         hostname = configured or (yield self.fleet.hostname())
         return f"{hostname}:{self.registration.getPBPort()}"
 
-    def _refusal(self, error: Exception) -> Exception:
-        """What Buildbot is told: whether the build is to be tried again, and why it did not start."""
-        final = not isinstance(error, EC2CallError) or error.error_class is ErrorClass.CONFIGURATION
-        answer = LatentWorkerCannotSubstantiate if final else LatentWorkerFailedToSubstantiate
-        log.msg(f"worker {self.name}: no instance: {error}")
-        return answer(f"no EC2 instance for worker {self.name}: {error}")
-
     @defer.inlineCallbacks
     def _set_properties(self, build: Any, rental: Rental) -> Generator[Any, Any, None]:
-        instance = rental.instance
-        values = {
-            "instance": rental.instance_id,
-            "ec2_instance_type": instance.instance_type,
-            "ec2_availability_zone": instance.placement,
-            "ec2_market": instance.lifecycle,
-            "ec2_ami": instance.image_id,
-            "ec2_region": self.region,
-        }
-        for name, value in values.items():
+        for name, value in story.properties(rental, self.region).items():
             # Buildbot copies the worker's properties into a build before the instance is known; they serve the builds
             # after this one.
             self.properties.setProperty(name, value, "Worker")
@@ -275,8 +250,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         rental = self.rental
         if rental is None or rental.alive:
             return True, ""
-        why = rental.instance.why()
-        return False, f"instance {rental.instance_id} is {rental.state}" + (f" ({why})" if why else "")
+        return False, story.end(rental)
 
     @defer.inlineCallbacks
     def attached(self, conn: Any) -> Generator[Any, Any, None]:
@@ -326,15 +300,3 @@ def ec2_fleet(name: str, count: int, **arguments: Any) -> list[EC2UserDataLatent
     :param arguments: the arguments of each :class:`EC2UserDataLatentWorker`.
     """
     return [EC2UserDataLatentWorker(f"{name}-{number}", **arguments) for number in range(1, count + 1)]
-
-
-def _report(errors: list[str]) -> None:
-    """Give all errors to Buildbot, which collects them while it loads a configuration; else raise them."""
-    if not errors:
-        return
-    try:
-        config.error(errors[0])
-    except config.ConfigErrors:
-        raise config.ConfigErrors(errors) from None
-    for error in errors[1:]:
-        config.error(error)

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import socket
 
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
@@ -217,3 +218,13 @@ class FirstRun(FarmTestCase):
             build = yield self.master.force_build("b")
             self.assertEqual(build.outcome, "success")
         self.assertIn(b"""BB_PASSWORD='sekrit'"'"''""", self.ec2.user_data(build.properties["instance"]))
+
+    @defer.inlineCallbacks
+    def test_default_address(self):
+        """Without bb_master, the instance is told this machine's name and the port of the PB protocol."""
+        yield self.farm(bb_master=None, bootstrap_script="#!/bin/sh\nsleep 60\n")
+        self.master.request_build("b")
+        yield self.until(lambda: ("user-data started", "") in self.happened)
+        (instance_id,) = self.ec2.states()
+        port = self.master.master.workers.registrations["w"].getPBPort()
+        self.assertIn(f"export BB_MASTER={socket.getfqdn()}:{port}\n".encode(), self.ec2.user_data(instance_id))
