@@ -25,7 +25,7 @@ from buildbot_ec2ud.fleet.region import Fleet
 from buildbot_ec2ud.fleet.rental import Rental
 from buildbot_ec2ud.launch import LaunchConfig
 from buildbot_ec2ud.passwords import new_password, replace_login
-from buildbot_ec2ud.settings import Settings, has_port
+from buildbot_ec2ud.settings import Settings, has_port, report, without_secrets
 from buildbot_ec2ud.userdata.posix import UserDataError
 from buildbot_ec2ud.userdata.scripts import ScriptError
 
@@ -267,8 +267,6 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         """
         if self.single_use_password and (ended or self.build_wait_timeout >= 0):
             yield replace_login(self, new_password())
-
-    # What Buildbot calls to end it
 
     @defer.inlineCallbacks
     def stop_instance(self, fast: bool = False) -> Generator[Any, Any, bool]:

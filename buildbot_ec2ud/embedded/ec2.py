@@ -77,6 +77,7 @@ class EmbeddedEC2:
         self._listeners: list[Listener] = []
         self._machines: dict[str, Machine] = {}
         self._work: set[defer.Deferred[Any]] = set()
+        self._stopping = False
         self.calls: collections.Counter[str] = collections.Counter()
         self.endpoint_url = ""
 
@@ -128,6 +129,7 @@ class EmbeddedEC2:
         self._port = self._reactor.listenTCP(self._port_number, site, interface="127.0.0.1")
         self._pool.start()
         EmbeddedEC2._running = self
+        self._stopping = False
         self._directory = Path(self._given_directory or tempfile.mkdtemp(prefix="embedded-ec2-"))
         self.endpoint_url = f"http://127.0.0.1:{self._port.getHost().port}"
         self._switch_interval = sys.getswitchinterval()
@@ -145,8 +147,9 @@ class EmbeddedEC2:
     @defer.inlineCallbacks
     def stop(self) -> Generator[Any, Any, None]:
         """End all instances and their processes, and listen no more."""
-        if EmbeddedEC2._running is not self:
+        if EmbeddedEC2._running is not self or self._stopping:
             return
+        self._stopping = True
         yield self._port.stopListening()
         for work in list(self._work):
             work.cancel()
@@ -174,6 +177,8 @@ class EmbeddedEC2:
     # What happens to instances, over time
 
     def _spawn(self, function: Callable[..., defer.Deferred[Any]], *args: Any) -> None:
+        if self._stopping:
+            return
         work = function(*args)
         self._work.add(work)
 
@@ -226,13 +231,15 @@ class EmbeddedEC2:
 
     @defer.inlineCallbacks
     def _ending(self, instance: Any, state: str) -> Generator[Any, Any, None]:
-        self._tell(instance.id, _moto.state_of(instance))
-        pause = task.deferLater(self._reactor, self._shutting_down)
+        ending = "stopping" if state == "stopped" else "shutting-down"
+        self._tell(instance.id, ending)
         machine = self._machines.get(instance.id)
+        ends = self._reactor.seconds() + self._shutting_down
         if machine is not None:
             yield machine.end()
-        yield pause
-        self._set_state(instance, state)
+        yield task.deferLater(self._reactor, max(0, ends - self._reactor.seconds()))
+        if _moto.state_of(instance) == ending:  # else it was terminated while it stopped
+            self._set_state(instance, state)
 
     def _set_state(self, instance: Any, state: str) -> None:
         _moto.set_state(instance, state)

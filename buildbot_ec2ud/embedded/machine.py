@@ -130,6 +130,7 @@ class Machine:
         self._ending = False
         self._button: _PowerButton | None = None
         self._pid: int | None = None
+        self._exited = False
         self._marker = f"EC2UD_MACHINE={self._directory}"
 
     def console(self) -> bytes:
@@ -180,6 +181,7 @@ class Machine:
         return True
 
     def exited(self, reason: Failure) -> None:
+        self._exited = True
         if not self._ending:
             self._finished(reason.value.exitCode)
 
@@ -202,6 +204,8 @@ class Machine:
         yield self._wait(KILL_TIMEOUT)
         if any(self._processes()):
             log.msg(f"embedded EC2: processes of {self._name} do not end")
+        else:
+            self._pid = None  # another process may get that number
 
     @defer.inlineCallbacks
     def _wait(self, seconds: float) -> Generator[Any, Any, None]:
@@ -230,9 +234,10 @@ class Machine:
                 continue
             try:
                 state, _, group = entry.joinpath("stat").read_bytes().rpartition(b")")[2].split()[:3]
-                if state != b"Z" and (
-                    int(group) == self._pid or marker in entry.joinpath("environ").read_bytes().split(b"\0")
-                ):
+                if state == b"Z":
+                    continue
+                newborn = not self._exited and int(entry.name) == self._pid  # neither has its own group yet, nor ...
+                if newborn or int(group) == self._pid or marker in entry.joinpath("environ").read_bytes().split(b"\0"):
                     yield int(entry.name)
             except OSError:  # it has just ended, or is somebody else's
                 continue

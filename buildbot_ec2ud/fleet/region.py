@@ -76,7 +76,7 @@ class Fleet(SharedService):
         yield settled
         self._closed = True
         for rental in self.rentals.values():
-            if rental.alive and (rental.returned is None or not rental.returned.called):
+            if not rental.ended and (rental.returned is None or not rental.returned.called):
                 log.msg(f"EC2 has not accepted the end of {rental!r}; it may still run")
         self.watcher.stop()
         for work in list(self._background):
@@ -90,7 +90,7 @@ class Fleet(SharedService):
         """End every instance, and wait until EC2 has accepted that and no launch is unanswered."""
         while not self._closed:
             for rental in list(self.rentals.values()):
-                if rental.alive:
+                if not rental.ended:  # a stopped one has volumes that cost
                     self.terminate(rental)
             if not self._background:
                 return
@@ -134,11 +134,13 @@ class Fleet(SharedService):
                 return self.terminate(result)
             return None
 
-        self._in_background(self._walk(worker, launch_id, offers).addBoth(answered))
+        self._in_background(self._walk(worker, launch_id, offers, caller).addBoth(answered))
         return caller
 
     @defer.inlineCallbacks
-    def _walk(self, worker: str, launch_id: str, offers: Sequence[Offer]) -> Generator[Any, Any, Rental]:
+    def _walk(
+        self, worker: str, launch_id: str, offers: Sequence[Offer], caller: defer.Deferred[Rental]
+    ) -> Generator[Any, Any, Rental]:
         for position, offer in enumerate(offers, start=1):
             self._tell("request", worker, None, str(offer))
             try:
@@ -147,8 +149,12 @@ class Fleet(SharedService):
                 self._tell("refused", worker, None, f"{offer}: {error}")
                 if error.outcome_unknown:
                     self._in_background(self._reclaim(worker, launch_id))
-                if error.error_class is not ErrorClass.NO_CAPACITY or position == len(offers):
+                last = position == len(offers) or caller.called  # nobody waits for another one
+                if error.error_class is not ErrorClass.NO_CAPACITY or last:
                     raise
+            except defer.CancelledError:
+                self._give_up(worker, launch_id)
+                raise
             else:
                 return self._rent(worker, launch_id, instances[0])
         raise ValueError("no offers")
@@ -181,19 +187,25 @@ class Fleet(SharedService):
         deadline = self.master.reactor.seconds() + ABSENT_LIMIT
         pause = FIRST_PAUSE
         while self.master.reactor.seconds() < deadline:
-            yield task.deferLater(self.master.reactor, pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
             try:
+                yield task.deferLater(self.master.reactor, pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
                 found = yield self.client.describe_instances(filters={f"tag:{LAUNCH_TAG}": [launch_id]})
             except EC2CallError as error:
                 log.msg(f"worker {worker}: cannot look for the instance of an unanswered launch: {error}")
                 continue
+            except defer.CancelledError:
+                self._give_up(worker, launch_id)
+                raise
             for instance in found:
                 if instance.instance_id not in self.rentals and not instance.ended:
                     log.msg(f"worker {worker}: EC2 did start {instance.instance_id}; ending it")
                     yield self.terminate(self._rent(worker, launch_id, instance))
             if found:
                 return
+
+    def _give_up(self, worker: str, launch_id: str) -> None:
+        log.msg(f"worker {worker}: EC2 may have started an instance for it, tagged {LAUNCH_TAG}={launch_id}; it may run")
 
     # Ending
 

@@ -74,20 +74,23 @@ class Watcher:
     def _schedule(self) -> None:
         if self._look is not None:
             return  # it schedules the next one itself
+        if self._timer is not None and self._timer.getTime() <= self._clock.seconds() + self._interval:
+            return  # who hurries often must not put it off for ever
         self._cancel_timer()
         if self._watched:
             self._timer = self._clock.callLater(self._interval, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        changing = any(rental.state in _CHANGING or rental.returned is not None for rental, _ in self._watched.values())
-        self._interval = min(self._interval * GROWTH, CHANGING_INTERVAL if changing else STEADY_INTERVAL)
+        self._interval *= GROWTH
         self._look = self._look_at_all()
         self._look.addErrback(log.err, "while watching EC2 instances")
         self._look.addCallback(self._looked)
 
     def _looked(self, _: None) -> None:
         self._look = None
+        changing = any(rental.state in _CHANGING or rental.returned is not None for rental, _ in self._watched.values())
+        self._interval = min(self._interval, CHANGING_INTERVAL if changing else STEADY_INTERVAL)
         self._schedule()
 
     @defer.inlineCallbacks
@@ -116,10 +119,14 @@ class Watcher:
                     continue
             self._absent_since.pop(instance_id, None)
             rental, changed = self._watched[instance_id]
-            if rental.seen(instance):
-                if rental.ended:
-                    del self._watched[instance_id]
-                changed(rental)
+            has_changed = rental.seen(instance)
+            if rental.ended:
+                del self._watched[instance_id]
+            if has_changed:
+                try:
+                    changed(rental)
+                except Exception:
+                    log.err(None, f"while telling of {rental!r}")
 
     def _report_trouble(self, text: str) -> None:
         """Log trouble once, not at each look."""
