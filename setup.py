@@ -13,7 +13,6 @@ version = re.search(r'__version__ = "([^"]+)"', (here / "buildbot_ec2ud" / "__in
 embedded = ["moto[ec2,server]~=5.2", "buildbot-worker>=4.3", "buildbot-www>=4.3"]
 
 
-
 class BuildWithTemplate(build_py):
     """Takes the master template along, which stands at the top of the source tree, where people look for it."""
 

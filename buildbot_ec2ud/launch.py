@@ -101,7 +101,9 @@ class LaunchConfig:
             for key, value in self.tags.items():
                 if not isinstance(key, str) or not isinstance(value, str):
                     yield f"tags: not a text: {key!r}: {value!r}"
-        if self.placement is not None and not isinstance(self.placement, str):
+        if self.placement is not None and (
+            not isinstance(self.placement, str) or (self.region and self.placement.startswith(self.region))
+        ):
             yield f"placement: not the letter of an availability zone: {self.placement!r}"
         if not isinstance(self.launch_options, Mapping):
             yield f"launch_options: not a dict: {self.launch_options!r}"

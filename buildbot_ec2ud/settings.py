@@ -110,7 +110,7 @@ class Settings:
         try:
             check_environment(environment)
         except UserDataError as error:
-            yield str(error)
+            yield from str(error).splitlines()
             environment = {}
         try:
             self.user_data(

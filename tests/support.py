@@ -22,9 +22,7 @@ def configuration(workers: list[Any], command: str = "echo hello", **more: Any) 
     factory = util.BuildFactory([steps.ShellCommand(name="command", command=["sh", "-c", command])])
     return {
         "workers": workers,
-        "builders": [
-            util.BuilderConfig(name="b", workernames=[worker.name for worker in workers], factory=factory)
-        ],
+        "builders": [util.BuilderConfig(name="b", workernames=[worker.name for worker in workers], factory=factory)],
         "schedulers": [schedulers.ForceScheduler(name="force", builderNames=["b"])],
         "protocols": {"pb": {"port": LOOPBACK}},
         "www": {"port": LOOPBACK},
@@ -48,9 +46,7 @@ class FarmTestCase(TestCase):
         return self.ec2
 
     def worker(self, name: str = "w", **arguments: Any) -> EC2UserDataLatentWorker:
-        return EC2UserDataLatentWorker(
-            name, **{**self.ec2.worker_arguments(), "build_wait_timeout": 0, **arguments}
-        )
+        return EC2UserDataLatentWorker(name, **{**self.ec2.worker_arguments(), "build_wait_timeout": 0, **arguments})
 
     @defer.inlineCallbacks
     def start_master(self, configuration: dict[str, Any]) -> Any:

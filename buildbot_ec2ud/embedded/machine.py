@@ -225,8 +225,9 @@ class Machine:
         """
         if not _PROC.joinpath("self", "stat").exists():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._pid, 0)
-                yield -self._pid
+                if self._pid is not None:
+                    os.killpg(self._pid, 0)
+                    yield -self._pid
             return
         marker = self._marker.encode()
         for entry in _PROC.iterdir():
@@ -236,7 +237,8 @@ class Machine:
                 state, _, group = entry.joinpath("stat").read_bytes().rpartition(b")")[2].split()[:3]
                 if state == b"Z":
                     continue
-                newborn = not self._exited and int(entry.name) == self._pid  # neither has its own group yet, nor ...
+                # Before its first exec, the user-data's process has neither its own group nor environment.
+                newborn = not self._exited and int(entry.name) == self._pid
                 if newborn or int(group) == self._pid or marker in entry.joinpath("environ").read_bytes().split(b"\0"):
                     yield int(entry.name)
             except OSError:  # it has just ended, or is somebody else's

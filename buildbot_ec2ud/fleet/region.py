@@ -76,7 +76,7 @@ class Fleet(SharedService):
         yield settled
         self._closed = True
         for rental in self.rentals.values():
-            if not rental.ended and (rental.returned is None or not rental.returned.called):
+            if rental.returned is None or not rental.returned.called:
                 log.msg(f"EC2 has not accepted the end of {rental!r}; it may still run")
         self.watcher.stop()
         for work in list(self._background):
@@ -205,7 +205,9 @@ class Fleet(SharedService):
                 return
 
     def _give_up(self, worker: str, launch_id: str) -> None:
-        log.msg(f"worker {worker}: EC2 may have started an instance for it, tagged {LAUNCH_TAG}={launch_id}; it may run")
+        log.msg(
+            f"worker {worker}: EC2 may have started an instance for it, tagged {LAUNCH_TAG}={launch_id}; it may run"
+        )
 
     # Ending
 

@@ -54,7 +54,7 @@ class UserData:
         # In one go: what is put in may look like a mark itself.
         before, between, after = re.split("@EXPORTS@\n|@BOOTSTRAP@\n", _TEMPLATE)
         text = "".join((before, exports, between, _bootstrap(self.script), after))
-        data = text.encode("utf-8", "surrogateescape")
+        data = text.encode("utf-8")
         if len(data) > LIMIT:
             raise UserDataError(
                 f"bootstrap_script: the user-data would have {len(data):,} bytes, EC2 takes {LIMIT:,}: "
@@ -66,20 +66,31 @@ class UserData:
 def check_environment(environment: Mapping[str, Any]) -> dict[str, str]:
     """Give the variables of ``bootstrap_env`` as text.
 
-    :raises UserDataError: a name or a value cannot be a shell variable.
+    :raises UserDataError: names or values cannot be shell variables; a line for each.
     """
     if not isinstance(environment, Mapping):
         raise UserDataError(f"bootstrap_env: not a dict: {environment!r}")
-    for name, value in environment.items():
-        if not isinstance(name, str) or not _NAME.match(name):
-            raise UserDataError(f"bootstrap_env: {name!r} is not the name of a shell variable")
-        if name in _RESERVED or name.startswith("EC2UD_"):
-            raise UserDataError(f"bootstrap_env: {name} is not yours to set")
-        if not isinstance(value, (str, int)):
-            raise UserDataError(f"bootstrap_env: {name} is not a text: {type(value).__name__}")
-        if "\0" in str(value):
-            raise UserDataError(f"bootstrap_env: {name} has a NUL in it")
+    problems = [problem for name, value in environment.items() if (problem := _problem(name, value))]
+    if problems:
+        raise UserDataError("\n".join(f"bootstrap_env: {problem}" for problem in problems))
     return {name: str(value) for name, value in environment.items()}
+
+
+def _problem(name: Any, value: Any) -> str | None:
+    """What keeps a variable of ``bootstrap_env`` from being a shell variable."""
+    if not isinstance(name, str) or not _NAME.match(name):
+        return f"{name!r} is not the name of a shell variable"
+    if name in _RESERVED or name.startswith("EC2UD_"):
+        return f"{name} is not yours to set"
+    if not isinstance(value, (str, int)):
+        return f"{name} is not a text: {type(value).__name__}"
+    if "\0" in str(value):
+        return f"{name} has a NUL in it"
+    try:
+        str(value).encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"{name} is no text that UTF-8 can write: {error.reason}"
+    return None
 
 
 def _bootstrap(script: InlineScript | RemoteScript) -> str:

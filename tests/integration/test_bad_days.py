@@ -65,6 +65,9 @@ class BadDays(FarmTestCase):
         console = self.ec2.console(build.properties["instance"]).decode()
         self.assertIn("oh no", console)
         self.assertIn("ec2ud: the bootstrap script failed with status 3; powering off", console)
+        for latest in (False, True):
+            output = yield self.fleet().client.get_console_output(build.properties["instance"], latest)
+            self.assertEqual(output, console)
 
     @defer.inlineCallbacks
     def test_instance_is_ended_by_somebody(self):

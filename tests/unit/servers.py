@@ -99,6 +99,9 @@ def error(code: str, message: str = "Because.") -> bytes:
 class Given:
     """Credentials that are there already."""
 
+    def __init__(self) -> None:
+        self.access_key, self.secret_key, self.token = KEYS
+
     def resolve(self) -> defer.Deferred[ReadOnlyCredentials]:
         return defer.succeed(ReadOnlyCredentials(*KEYS))
 

@@ -162,6 +162,9 @@ class SharingTests(CredentialsTestCase):
     @defer.inlineCallbacks
     def test_one_lookup(self) -> Any:
         """Calls that wait at the same time share a look-up, which does not run in the reactor's thread."""
+        calls = []
+        defer_to_thread = threads.deferToThreadPool
+        self.patch(threads, "deferToThreadPool", lambda *args: calls.append(args) or defer_to_thread(*args))
         self.source.gate.clear()
         credentials = self.credentials()
         waiting = [credentials.resolve() for _ in range(3)]
@@ -170,7 +173,7 @@ class SharingTests(CredentialsTestCase):
         self.source.gate.set()
         found = yield defer.gatherResults(waiting)
         self.assertEqual([one.access_key for one in found], ["AKID"] * 3)
-        self.assertEqual(len(self.lookups), 1)
+        self.assertEqual((len(calls), len(self.lookups)), (1, 1))
         self.assertIsNot(self.lookups[0], threading.current_thread())
 
     @defer.inlineCallbacks

@@ -13,7 +13,7 @@ from buildbot_ec2ud.ec2 import shapes
 from buildbot_ec2ud.fleet.offer import Offer
 from buildbot_ec2ud.launch import LaunchConfig, as_list, is_dynamic
 
-USER_DATA = "#!/bin/sh\necho 'Grüße'\n".encode()
+USER_DATA = "#!/bin/sh\necho 'Grüße' '???>>>'\n".encode()
 PLAIN = {"instance_type": "t3.micro", "ami": "ami-1", "region": "us-east-1"}
 
 
@@ -59,6 +59,7 @@ class OfferTests(SynchronousTestCase):
         """One instance that ends when it shuts down, and whose metadata needs a token from the machine itself."""
         parameters = self.parameters()
         tags = parameters.pop("TagSpecifications")
+        self.assertIn("+", parameters["UserData"])
         self.assertEqual([tag["ResourceType"] for tag in tags], ["instance", "volume", "network-interface"])
         self.assertEqual(
             parameters,

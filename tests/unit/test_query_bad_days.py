@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import defer, reactor
+from twisted.internet.interfaces import IHostnameResolver
+from zope.interface import implementer
 
 from buildbot_ec2ud.ec2.errors import EC2CallError, EC2Error, ErrorClass, NoAnswer, NotConnected
 from tests.unit.servers import NONE, QueryTestCase, Scripted, error, serve
 
 LAUNCH = {"ImageId": "ami-1", "MinCount": 1, "MaxCount": 1}
+
+
+@implementer(IHostnameResolver)
+class Nowhere:
+    """A name server that knows no address."""
+
+    def resolveHostName(self, receiver: Any, hostName: str, *_: Any, **__: Any) -> Any:
+        resolution = types.SimpleNamespace(name=hostName)
+        receiver.resolutionBegan(resolution)
+        receiver.resolutionComplete()
+        return resolution
 
 
 class RefusalTests(QueryTestCase):
@@ -104,6 +118,8 @@ class TransportTests(QueryTestCase):
     @defer.inlineCallbacks
     def test_unknown_host(self) -> Any:
         """A host that has no address was not called."""
+        resolver = reactor.installNameResolver(Nowhere())
+        self.addCleanup(reactor.installNameResolver, resolver)
         failure = yield self.assertFailure(
             self.client("http://does-not-exist.invalid/").describe_instances(), NotConnected
         )

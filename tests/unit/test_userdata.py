@@ -154,6 +154,13 @@ class RunTests(SynchronousTestCase):
             for text in ("\n".join(lines), sandbox.log, *sandbox.calls("logger")):
                 self.assertNotIn(PASSWORD, text)
 
+    def test_last_line(self) -> None:
+        """What a script prints last is kept, even if the line does not end."""
+        for shell in SHELLS:
+            sandbox = Sandbox(self)
+            self.assertEqual(sandbox.run("#!/bin/sh\nprintf 'no end'\n", shell)[-1], "no end")
+            self.assertEqual(sandbox.log.splitlines()[-1], "no end")
+
     def test_no_logger(self) -> None:
         """A system without syslog does without, silently."""
         sandbox = Sandbox(self)

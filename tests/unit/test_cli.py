@@ -1,0 +1,129 @@
+"""The command ``buildbot-ec2ud``."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from buildbot.config.master import FileLoader
+from twisted.trial.unittest import SynchronousTestCase
+
+from buildbot_ec2ud import __version__, template
+from buildbot_ec2ud.cli import main
+from tests.unit.files import directory
+
+
+class CommandTestCase(SynchronousTestCase):
+    """Runs the command in this process."""
+
+    def command(self, *arguments: str) -> tuple[int, str, str]:
+        """Its exit status, and what it printed to where."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main(arguments)
+            except SystemExit as end:
+                status = end.code
+        return status, out.getvalue(), err.getvalue()
+
+
+class ArgumentTests(CommandTestCase):
+    """What the command takes."""
+
+    def test_help(self) -> None:
+        """Help goes to stdout, and is no error."""
+        for arguments in (["--help"], ["demo", "--help"], ["init", "--help"], ["template", "--help"]):
+            status, out, err = self.command(*arguments)
+            self.assertEqual((status, err), (0, ""), arguments)
+            self.assertIn("usage: buildbot-ec2ud", out)
+        for command in ("demo", "init", "template"):
+            self.assertIn(command, self.command("--help")[1])
+
+    def test_version(self) -> None:
+        """The version of the distribution."""
+        self.assertEqual(self.command("--version"), (0, f"buildbot-ec2ud {__version__}\n", ""))
+
+    def test_bad_arguments(self) -> None:
+        """Bad arguments are told on stderr, with status 2."""
+        for arguments, words in (
+            ([], "COMMAND"),
+            (["nonsense"], "nonsense"),
+            (["--nonsense"], "COMMAND"),
+            (["init"], "DIR"),
+            (["init", "a", "b"], "b"),
+            (["template", "x"], "x"),
+            (["demo", "--workers", "0"], "not a number above 0: '0'"),
+            (["demo", "--workers", "-1"], "--workers"),
+            (["demo", "--workers", "many"], "not a number above 0: 'many'"),
+            (["demo", "--workers", "²"], "²"),
+            (["demo", "--port", "65536"], "not a TCP port: '65536'"),
+            (["demo", "--port", "http"], "not a TCP port: 'http'"),
+            (["demo", "--port"], "--port"),
+        ):
+            status, out, err = self.command(*arguments)
+            self.assertEqual((status, out), (2, ""), arguments)
+            self.assertIn("usage: ", err)
+            self.assertIn(words, err)
+
+
+class TemplateTests(CommandTestCase):
+    """``template``."""
+
+    def test_path(self) -> None:
+        """Prints the path of the packaged master.cfg, and nothing else: it is used in ``$(...)``."""
+        status, out, err = self.command("template")
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(out.count("\n"), 1)
+        path = out.rstrip("\n")
+        self.assertTrue(os.path.isabs(path))
+        self.assertEqual(os.path.basename(path), "master.cfg")
+        self.assertTrue(os.path.isfile(path))
+
+    def test_from_a_shell(self) -> None:
+        """As a command of its own it does the same, from any directory."""
+        command = [sys.executable, "-m", "buildbot_ec2ud.cli", "template"]
+        done = subprocess.run(command, cwd=directory(self), capture_output=True, text=True, check=False)
+        self.assertEqual((done.returncode, done.stdout), (0, self.command("template")[1]), done.stderr)
+
+
+class InitTests(CommandTestCase):
+    """``init``."""
+
+    def test_init(self) -> None:
+        """Makes a master with a copy of the template; a second time nothing that is there is changed."""
+        basedir = Path(directory(self)) / "farm"
+        status, out, err = self.command("init", str(basedir))
+        self.assertEqual((status, err), (0, ""), out)
+        for name in template.FILES:
+            self.assertEqual((basedir / name).read_bytes(), (template.directory() / name).read_bytes())
+            self.assertIn(f"creating {basedir / name}", out)
+        self.assertTrue((basedir / "buildbot.tac").is_file())
+        self.assertTrue((basedir / "state.sqlite").is_file())
+        # Relocatable: the directory may be moved.
+        self.assertNotIn(str(basedir), (basedir / "buildbot.tac").read_text())
+        self.assertTrue(FileLoader(str(basedir), "master.cfg").loadConfig().builders)
+
+        (basedir / "platforms.toml").write_text("# edited\n")
+        (basedir / "settings.toml").unlink()
+        tac = (basedir / "buildbot.tac").read_bytes()
+        status, out, err = self.command("init", str(basedir))
+        self.assertEqual((status, err), (0, ""), out)
+        self.assertEqual((basedir / "platforms.toml").read_text(), "# edited\n")
+        self.assertEqual((basedir / "buildbot.tac").read_bytes(), tac)
+        self.assertTrue((basedir / "settings.toml").is_file())
+        self.assertIn(f"keeping {basedir / 'platforms.toml'}", out)
+        self.assertIn(f"creating {basedir / 'settings.toml'}", out)
+
+    def test_impossible(self) -> None:
+        """Where no master can be made, the status says so, and nothing is made of it."""
+        path = Path(directory(self)) / "file"
+        path.write_text("mine\n")
+        status, out, _ = self.command("init", str(path))
+        self.assertEqual(status, 1)
+        self.assertIn("Not a directory", out)
+        self.assertNotIn("buildbot start", out)
+        self.assertEqual(path.read_text(), "mine\n")

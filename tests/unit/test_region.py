@@ -1,0 +1,186 @@
+"""What all workers of a region share: launching."""
+
+from __future__ import annotations
+
+from twisted.internet import defer
+
+from buildbot_ec2ud.ec2.errors import EC2CallError, NoAnswer, NotConnected
+from buildbot_ec2ud.fleet.region import STOP_TIMEOUT, Fleet, fleets
+from buildbot_ec2ud.fleet.watcher import ABSENT_LIMIT
+from tests.unit.fleets import ENDPOINT, OFFERS, SECRET, FleetTestCase, growing, instance, refusal
+
+NO_CAPACITY, BAD_IMAGE = "InsufficientInstanceCapacity", "InvalidAMIID.NotFound"
+
+
+class Sharing(FleetTestCase):
+    def test_same_arguments(self):
+        """Workers with the same arguments share a fleet, others have another one."""
+        self.assertIs(self.get_fleet(), self.fleet)
+        others = [
+            self.get_fleet("us-west-2", ENDPOINT, "AKID", SECRET),
+            self.get_fleet("us-east-1", "http://127.0.0.1:1", "AKID", SECRET),
+            self.get_fleet("us-east-1", ENDPOINT, "OTHER", SECRET),
+            self.get_fleet("us-east-1", ENDPOINT, "AKID", "other"),
+            self.get_fleet("us-east-1", ENDPOINT),
+        ]
+        self.assertEqual(len({*others, self.fleet}), 6)
+        self.assertEqual(set(fleets(self.master.namedServices)), {*others, self.fleet})
+
+    def test_name_holds_no_secret(self):
+        """Names of services are logged: they say nothing of the account."""
+        for name in (self.fleet.name, Fleet.getName("us-east-1", ENDPOINT, secret_key=SECRET)):
+            self.assertRegex(name, "^Fleet_[0-9a-f]{32}$")
+        self.assertNotIn(SECRET, repr(vars(self.fleet)["name"]) + repr(self.fleet))
+
+
+class Launching(FleetTestCase):
+    def test_accepted(self):
+        launched = self.launch()
+        self.assertNoResult(launched)
+        parameters = self.ec2.last("run").args[0]
+        self.assertEqual(parameters, {"InstanceType": "c7i.large", "ClientToken": parameters["ClientToken"]})
+        self.ec2.last("run").answer(instance())
+        rental = self.successResultOf(launched)
+        self.assertEqual((rental.instance_id, rental.worker, rental.launch_id), ("i-1", "w", "launch-1"))
+        self.assertEqual(self.fleet.rentals, {"i-1": rental})
+        self.assertEqual(len(self.ec2.made("run")), 1)
+        self.clock.advance(1)
+        self.assertEqual(self.ec2.last("look").args, ("i-1",))
+
+    def test_next_offer(self):
+        """Where EC2 has no capacity, the next offer is asked for, with a token of its own."""
+        launched = self.launch()
+        for _ in OFFERS[:-1]:
+            self.assertNoResult(launched)
+            self.ec2.last("run").fail(refusal(NO_CAPACITY))
+        self.ec2.last("run").answer(instance())
+        self.assertEqual(self.successResultOf(launched).instance_id, "i-1")
+        asked = [call.args[0] for call in self.ec2.made("run")]
+        self.assertEqual([one["InstanceType"] for one in asked], ["c7i.large", "c6i.large", "m7i.large"])
+        self.assertEqual(len({one["ClientToken"] for one in asked}), 3)
+
+    def test_token_of_each_launch(self):
+        self.rent("i-1")
+        self.rent("i-2")
+        self.assertEqual(len({call.args[0]["ClientToken"] for call in self.ec2.made("run")}), 2)
+        self.assertNotIn("ClientToken", OFFERS[0].parameters)
+
+    def test_last_offer_refused(self):
+        """When no offer has capacity, the caller gets the last one's error."""
+        launched = self.launch()
+        last = refusal("InsufficientHostCapacity")
+        for error in (refusal(NO_CAPACITY), refusal(NO_CAPACITY), last):
+            self.ec2.last("run").fail(error)
+        self.assertIs(self.failureResultOf(launched, EC2CallError).value, last)
+        self.assertEqual(self.told(), [("request", None), ("refused", None)] * 3)
+        self.assertEqual(self.events[-1].text, "m7i.large on-demand: InsufficientHostCapacity: no")
+
+    def test_mistake(self):
+        """What another offer does not mend ends the launch at once; nothing is looked for."""
+        for error in (refusal(BAD_IMAGE), refusal("VcpuLimitExceeded"), NotConnected("refused")):
+            before = len(self.ec2.made("run"))
+            launched = self.launch()
+            self.ec2.last("run").fail(error)
+            self.assertIs(self.failureResultOf(launched, EC2CallError).value, error)
+            self.assertEqual(len(self.ec2.made("run")), before + 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_unexpected_error(self):
+        launched = self.launch()
+        self.ec2.last("run").fail(ZeroDivisionError())
+        self.failureResultOf(launched, ZeroDivisionError)
+
+    def test_cancelled(self):
+        """A launch that EC2 accepts after its caller has gone is ended."""
+        launched = self.launch()
+        launched.cancel()
+        self.failureResultOf(launched, defer.CancelledError)
+        self.assertFalse(self.ec2.last("run").cancelled)
+        self.ec2.last("run").answer(instance())
+        self.assertEqual(self.ec2.last("terminate").args, ("i-1",))
+        self.assertIn("i-1", self.fleet.rentals)
+
+    def test_cancelled_asks_for_no_other_offer(self):
+        launched = self.launch()
+        launched.cancel()
+        self.failureResultOf(launched, defer.CancelledError)
+        self.ec2.last("run").fail(refusal(NO_CAPACITY))
+        self.assertEqual(len(self.ec2.made("run")), 1)
+
+    def test_events(self):
+        """Listeners are told everything that happens to an instance, in order."""
+        rental = self.rent()
+        for state in ("running", "running"):
+            self.pump(3)
+            self.ec2.last("look").answer(instance(state=state))
+        self.fleet.terminate(rental)
+        self.ec2.last("terminate").answer()
+        self.pump(2)
+        self.ec2.last("look").answer(instance(state="terminated", code="Client.User", message="bye"))
+        kinds = ["request", "launch", "pending", "running", "terminate", "terminated"]
+        self.assertEqual(self.told(), [(kind, None if kind == "request" else "i-1") for kind in kinds])
+        self.assertEqual({event.worker for event in self.events}, {"w"})
+        texts = [event.text for event in self.events]
+        self.assertEqual(texts[:2], ["c7i.large on-demand", "t3.micro on-demand in us-east-1a"])
+        self.assertEqual(texts[-1], "Client.User: bye")
+        self.assertEqual((self.fleet.rentals, self.clock.getDelayedCalls()), ({}, []))
+
+
+class Unanswered(FleetTestCase):
+    """EC2 may have started an instance, and we do not know."""
+
+    def setUp(self):
+        super().setUp()
+        launched = self.launch()
+        self.ec2.last("run").fail(NoAnswer("a bad day"))
+        self.failureResultOf(launched, NoAnswer)
+
+    def test_no_other_offer(self):
+        self.assertEqual(len(self.ec2.made("run")), 1)
+
+    def test_nothing_was_started(self):
+        """The instance is looked for by its tag, ever more rarely, for as long as EC2 may not know it."""
+        times = self.times("describe", ABSENT_LIMIT * 3, lambda call: call.answer())
+        self.assertEqual(times, growing(len(times)))
+        self.assertGreaterEqual(times[-1], ABSENT_LIMIT)
+        self.assertLess(times[-2], ABSENT_LIMIT)
+        self.assertEqual(self.ec2.last("describe").args, ({"tag:buildbot:launch": ["launch-1"]},))
+        self.assertEqual((self.ec2.made("terminate"), self.clock.getDelayedCalls()), ([], []))
+
+    def test_found(self):
+        """What is found is ended, and watched until its end."""
+        self.pump(3)
+        for answer in ([], [instance("i-9", "running")]):
+            self.ec2.last("describe").answer(*answer)
+            self.pump(4)
+        self.assertEqual([call.args for call in self.ec2.made("terminate")], [("i-9",)])
+        self.ec2.last("terminate").answer()
+        self.assertEqual(self.ec2.last("look").args, ("i-9",))
+        self.ec2.last("look").answer(instance("i-9", "terminated"))
+        self.pump(ABSENT_LIMIT)
+        self.assertEqual(len(self.ec2.made("describe")), 2)
+        self.assertEqual((self.fleet.rentals, self.clock.getDelayedCalls()), ({}, []))
+
+    def test_found_ended(self):
+        self.pump(1)
+        self.ec2.last("describe").answer(instance("i-9", "terminated"))
+        self.assertEqual((self.ec2.made("terminate"), self.fleet.rentals), ([], {}))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_trouble_while_looking(self):
+        self.pump(1)
+        self.ec2.last("describe").fail(NotConnected("still a bad day"))
+        self.pump(2)
+        self.ec2.last("describe").answer(instance("i-9"))
+        self.assertEqual(self.ec2.last("terminate").args, ("i-9",))
+
+    def test_stop_says_what_may_be_left(self):
+        """A master that stops before it is known names the tag to look for."""
+        self.pump(1)
+        stopped = self.fleet.stopService()
+        self.pump(STOP_TIMEOUT)
+        self.successResultOf(stopped)
+        self.assertIn(
+            "worker w: EC2 may have started an instance for it, tagged buildbot:launch=launch-1; it may run", self.texts
+        )
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,264 @@
+"""One look for everybody: when it is taken, and what is made of the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import task
+from twisted.trial.unittest import SynchronousTestCase
+
+from buildbot_ec2ud.ec2.errors import NoAnswer, NotConnected
+from buildbot_ec2ud.fleet.rental import Rental
+from buildbot_ec2ud.fleet.watcher import (
+    ABSENT_LIMIT,
+    CHANGING_INTERVAL,
+    FIRST_LOOK,
+    GROWTH,
+    STEADY_INTERVAL,
+    Watcher,
+)
+from tests.unit.fleets import SilentEC2, instance, logged
+
+
+class WatcherTestCase(SynchronousTestCase):
+    def setUp(self):
+        self.clock = task.Clock()
+        self.ec2 = SilentEC2()
+        self.watcher = Watcher(self.ec2, self.clock)
+        self.changes: list[tuple[str, str]] = []
+
+    def watch(self, instance_id: str = "i-1", state: str = "pending", changed: Any = None) -> Rental:
+        rental = Rental(None, "w", "launch", instance(instance_id, state))
+        self.watcher.watch(rental, changed or self.note)
+        return rental
+
+    def note(self, rental: Rental) -> None:
+        self.changes.append((rental.instance_id, rental.state))
+
+    def look(self) -> Any:
+        """Wait for the next look, however long it takes."""
+        (delayed,) = self.clock.getDelayedCalls()
+        before = len(self.ec2.calls)
+        self.clock.advance(delayed.getTime() - self.clock.seconds())
+        self.assertEqual(len(self.ec2.calls), before + 1)
+        return self.ec2.calls[-1]
+
+    def intervals(self, count: int, *found: Any) -> list[float]:
+        """Seconds between this moment and the next *count* looks, each answered at once."""
+        times = [self.clock.seconds()]
+        for _ in range(count):
+            self.look().answer(*found)
+            times.append(self.clock.seconds())
+        return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+
+
+class WhenItLooks(WatcherTestCase):
+    def test_nobody_is_watched(self):
+        """Without instances, it does not look."""
+        self.watcher.hurry()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_grows_while_instances_change(self):
+        """Each look comes later than the one before, up to a limit."""
+        self.watch()
+        expected = [min(FIRST_LOOK * GROWTH**number, CHANGING_INTERVAL) for number in range(8)]
+        self.assertEqual(expected[-2:], [CHANGING_INTERVAL] * 2)
+        self.assertEqual(self.intervals(8, instance(state="pending")), expected)
+
+    def test_grows_while_all_is_steady(self):
+        """When all instances just run, looks become rarer still."""
+        self.watch(state="running")
+        expected = [min(FIRST_LOOK * GROWTH**number, STEADY_INTERVAL) for number in range(13)]
+        self.assertEqual(expected[-2:], [STEADY_INTERVAL] * 2)
+        self.assertEqual(self.intervals(13, instance(state="running")), expected)
+
+    def test_news_shorten_the_interval(self):
+        """When a look shows that an instance is on its way out, the next one does not wait as long as for a steady one."""
+        self.watch(state="running")
+        self.intervals(13, instance(state="running"))
+        self.assertEqual(
+            self.intervals(2, instance(state="shutting-down")),
+            [STEADY_INTERVAL, CHANGING_INTERVAL],
+        )
+
+    def test_returned_is_changing(self):
+        """An instance that this master ends is about to change, whatever EC2 says yet."""
+        self.watch(state="running").returned = "any"
+        self.assertEqual(self.intervals(8, instance(state="running"))[-1], CHANGING_INTERVAL)
+
+    def test_hurry(self):
+        self.watch()
+        self.intervals(8, instance())
+        self.watcher.hurry()
+        self.assertEqual(self.intervals(2, instance()), [FIRST_LOOK, FIRST_LOOK * GROWTH])
+
+    def test_hurry_during_a_look(self):
+        """What is hurried for during a look is looked at soon after it."""
+        self.watch()
+        self.intervals(8, instance())
+        look = self.look()
+        self.watcher.hurry()
+        look.answer(instance())
+        self.assertEqual(self.intervals(1, instance()), [FIRST_LOOK])
+
+    def test_hurrying_often_does_not_put_it_off(self):
+        """Launches that come faster than the first look do not keep it from being taken."""
+        for number in range(10):
+            self.watch(f"i-{number}")
+            self.clock.advance(FIRST_LOOK * 0.6)
+        self.assertEqual(self.ec2.calls[0].args, ("i-0", "i-1"))
+
+    def test_one_look_at_a_time(self):
+        """While EC2 is silent, nothing more is asked."""
+        self.watch()
+        look = self.look()
+        self.watcher.hurry()
+        self.watch("i-2")
+        self.clock.advance(STEADY_INTERVAL * 10)
+        self.assertEqual(self.ec2.calls, [look])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class WhomItAsksFor(WatcherTestCase):
+    def test_one_call_for_all(self):
+        for number in range(3):
+            self.watch(f"i-{number}")
+        self.assertEqual(self.look().args, ("i-0", "i-1", "i-2"))
+
+    def test_at_most_100_in_a_call(self):
+        ids = [f"i-{number}" for number in range(201)]
+        for instance_id in ids:
+            self.watch(instance_id)
+        self.look()
+        asked = []
+        for position in range(3):
+            self.assertEqual(len(self.ec2.calls), position + 1)
+            asked.append(self.ec2.calls[-1].args)
+            self.ec2.calls[-1].answer(*(instance(i, "running") for i in asked[-1]))
+        self.assertEqual([len(some) for some in asked], [100, 100, 1])
+        self.assertEqual([i for some in asked for i in some], ids)
+        self.assertEqual(self.changes, [(i, "running") for i in ids])
+
+    def test_added_during_a_look(self):
+        """An instance that comes while a look is under way is not missed, and not taken for absent."""
+        self.watch("i-1")
+        look = self.look()
+        self.watch("i-2")
+        look.answer(instance("i-1"))
+        self.assertEqual(self.look().args, ("i-1", "i-2"))
+
+    def test_ended_ones_are_watched_no_more(self):
+        self.watch("i-1")
+        self.watch("i-2")
+        self.look().answer(instance("i-1", "terminated"), instance("i-2", "running"))
+        self.assertEqual(self.changes, [("i-1", "terminated"), ("i-2", "running")])
+        look = self.look()
+        self.assertEqual(look.args, ("i-2",))
+        look.answer(instance("i-2", "terminated"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_ended_from_the_start(self):
+        """An instance that EC2 ended before the first look is not watched for ever."""
+        self.watch(state="terminated")
+        self.look().answer(instance(state="terminated"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_tells_of_changes_only(self):
+        rental = self.watch()
+        self.look().answer(instance())
+        self.assertEqual(self.changes, [])
+        seen = instance(state="running")
+        self.look().answer(seen)
+        self.look().answer(instance(state="running"))
+        self.assertEqual(self.changes, [("i-1", "running")])
+        self.assertEqual(rental.state, "running")
+
+    def test_a_callback_that_raises(self):
+        """Trouble of one that is told does not keep the others from being told in the same look."""
+
+        def broken(rental):
+            raise RuntimeError("oh no")
+
+        self.watch("i-1", changed=broken)
+        self.watch("i-2")
+        self.look().answer(instance("i-1", "running"), instance("i-2", "running"))
+        self.assertEqual(self.changes, [("i-2", "running")])
+        self.assertEqual([str(failure.value) for failure in self.flushLoggedErrors(RuntimeError)], ["oh no"])
+        self.assertEqual(self.look().args, ("i-1", "i-2"))
+
+
+class Absent(WatcherTestCase):
+    def absent_for(self, seconds: float) -> None:
+        """Look at intervals until an instance has been absent for *seconds* since the first look that missed it."""
+        self.look().answer()
+        until = self.clock.seconds() + seconds
+        while self.clock.getDelayedCalls() and self.clock.getDelayedCalls()[0].getTime() < until:
+            self.look().answer()
+
+    def test_gone(self):
+        """One that EC2 does not list is gone only when it has been absent for long."""
+        rental = self.watch()
+        self.absent_for(ABSENT_LIMIT)
+        self.assertEqual((self.changes, rental.ended), ([], False))
+        self.assertGreater(len(self.ec2.calls), 10)
+        self.look().answer()
+        self.assertEqual((self.changes, rental.ended), ([("i-1", "terminated")], True))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_reappearance_resets_the_count(self):
+        rental = self.watch()
+        self.absent_for(ABSENT_LIMIT)
+        self.look().answer(instance())
+        self.absent_for(ABSENT_LIMIT)
+        self.assertEqual((self.changes, rental.ended), ([], False))
+        self.look().answer()
+        self.assertTrue(rental.ended)
+
+    def test_trouble_is_no_absence(self):
+        """A look that fails says nothing of anybody."""
+        rental = self.watch()
+        for _ in range(100):
+            self.look().fail(NoAnswer("a bad day"))
+        self.assertGreater(self.clock.seconds(), 2 * ABSENT_LIMIT)
+        self.look().answer()
+        self.assertFalse(rental.ended)
+
+
+class Trouble(WatcherTestCase):
+    def test_logged_once(self):
+        """Trouble is logged when it begins and when it changes, and watching goes on."""
+        texts = logged(self)
+        self.watch()
+        for error in (NoAnswer("a bad day"), NoAnswer("a bad day"), NotConnected("worse")):
+            self.look().fail(error)
+        said = "cannot watch EC2 instances, will go on trying: "
+        self.assertEqual(texts, [said + "a bad day", said + "worse"])
+        self.look().answer(instance(state="running"))
+        self.assertEqual(self.changes, [("i-1", "running")])
+        self.look().fail(NotConnected("worse"))
+        self.assertEqual(texts[2:], [said + "worse"])
+
+    def test_unexpected_trouble(self):
+        """A mistake of the code is logged as one, and watching goes on."""
+        self.watch()
+        self.look().fail(ZeroDivisionError("a bug"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.look().answer(instance(state="running"))
+        self.assertEqual(self.changes, [("i-1", "running")])
+
+
+class Stopping(WatcherTestCase):
+    def test_between_looks(self):
+        self.watch()
+        self.watcher.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_during_a_look(self):
+        """The look is cancelled, quietly, and no other one is planned."""
+        texts = logged(self)
+        self.watch()
+        look = self.look()
+        self.watcher.stop()
+        self.assertTrue(look.cancelled)
+        self.watcher.hurry()
+        self.assertEqual((self.clock.getDelayedCalls(), texts, self.changes), ([], [], []))
