@@ -9,8 +9,8 @@ from setuptools.command.build_py import build_py
 here = Path(__file__).parent
 version = re.search(r'__version__ = "([^"]+)"', (here / "buildbot_ec2ud" / "__init__.py").read_text())[1]
 
-# The demo and the tests: an EC2, a worker and a web UI on this machine.
-embedded = ["moto[ec2,server]~=5.2", "buildbot-worker>=4.3", "buildbot-www>=4.3"]
+# The demo and the tests: an EC2 and workers on this machine. Of moto, private names are used.
+embedded = ["moto[ec2,server]>=5.2.5,<5.3", "buildbot-worker>=4.3"]
 
 
 class BuildWithTemplate(build_py):
@@ -52,6 +52,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "buildbot>=4.3",
+        "buildbot-www>=4.3",
         "txaws>=0.5.0",
         "twisted[tls]>=24.7",
         "botocore>=1.40,<2",

@@ -27,6 +27,7 @@ _TAGGED = ("instance", "volume", "network-interface")
 #: Parameters of RunInstances that are this package's own to set.
 _OURS = {
     "ClientToken": "it is made for each launch",
+    "DisableApiTermination": "nothing could end the instance",
     "DryRun": "nothing would ever start",
     "InstanceMarketOptions": "use market",
     "MaxCount": "a worker is one instance",
@@ -47,6 +48,10 @@ _ARGUMENT_OF = {
     "SecurityGroups": "security_name",
     "SubnetId": "subnet_id",
 }
+
+
+class LaunchError(ValueError):
+    """What was rendered for a build cannot be launched; the text names the arguments."""
 
 
 def as_list(value: Any) -> list[Any]:

@@ -41,7 +41,9 @@ def set_login(master: Any, worker_name: str, password: str) -> bool:
         if registered is None:
             continue
         _, port, registration = registered
-        dispatcher = manager.dispatchers[registration.portstr]
+        dispatcher = manager.dispatchers.get(registration.portstr)
+        if dispatcher is None or worker_name not in dispatcher.users:
+            continue  # it is just being registered anew
         _, factory = dispatcher.users[worker_name]
         dispatcher.users[worker_name] = (password, factory)
         listener._registrations[worker_name] = (password, port, registration)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -99,8 +98,12 @@ class Settings:
             yield self._unknown(argument)
         if (self.identifier is None) != (self.secret_identifier is None):
             yield "identifier: goes with secret_identifier; give both or neither"
-        if self.region is not None and self.endpoint_url is None and (trouble := endpoints.check_region(self.region)):
-            yield f"region: {trouble}"
+        try:
+            region = self.region or endpoints.default_region()
+            if self.endpoint_url is None and (trouble := endpoints.check_region(region)):
+                yield f"region: {trouble}"
+        except endpoints.RegionError as error:
+            yield f"region: {error}"
         if self.endpoint_url is not None and not str(self.endpoint_url).startswith(("https://", "http://")):
             yield f"endpoint_url: not an http or https URL: {self.endpoint_url!r}"
         if self.bb_master is not None and not _is_address(self.bb_master):
@@ -119,7 +122,7 @@ class Settings:
                 new_password(),
                 environment,
                 # While it loads a configuration, Buildbot has the master's directory at the end of the module path.
-                (os.getcwd(), sys.path[-1]),
+                (sys.path[-1],),
             )
         except (scripts.ScriptError, UserDataError) as error:
             yield str(error)

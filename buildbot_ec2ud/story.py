@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from buildbot.interfaces import LatentWorkerCannotSubstantiate, LatentWorkerFailedToSubstantiate
+from buildbot.process.properties import Properties
 from twisted.python import log
 
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
 from buildbot_ec2ud.fleet.rental import Rental
 
+#: The properties that tell of the instance.
+PROPERTIES = ("instance", "ec2_instance_type", "ec2_availability_zone", "ec2_market", "ec2_ami", "ec2_region")
 
-def properties(rental: Rental, region: str) -> dict[str, str]:
-    """The properties of a build that runs on *rental*."""
+
+def mark(properties: Properties, rental: Rental | None, region: str) -> None:
+    """Make *properties* tell of the instance, or of none.
+
+    :param properties: a worker's, which Buildbot copies into each of its builds; or a build's.
+    """
+    for name in PROPERTIES:
+        properties.properties.pop(name, None)
+    if rental is None:
+        return
     instance = rental.instance
-    return {
-        "instance": rental.instance_id,
-        "ec2_instance_type": instance.instance_type,
-        "ec2_availability_zone": instance.placement,
-        "ec2_market": instance.lifecycle,
-        "ec2_ami": instance.image_id,
-        "ec2_region": region,
-    }
+    values = (
+        rental.instance_id,
+        instance.instance_type,
+        instance.placement,
+        instance.lifecycle,
+        instance.image_id,
+        region,
+    )
+    properties.update(dict(zip(PROPERTIES, values, strict=True)), "Worker")
 
 
 def refusal(worker: str, error: Exception) -> Exception:

@@ -23,7 +23,7 @@ from buildbot_ec2ud.ec2 import endpoints
 from buildbot_ec2ud.ec2.errors import EC2CallError
 from buildbot_ec2ud.fleet.region import Fleet
 from buildbot_ec2ud.fleet.rental import Rental
-from buildbot_ec2ud.launch import LaunchConfig
+from buildbot_ec2ud.launch import LaunchConfig, LaunchError
 from buildbot_ec2ud.passwords import new_password, replace_login
 from buildbot_ec2ud.settings import Settings, has_port, report, without_secrets
 from buildbot_ec2ud.userdata.posix import UserDataError
@@ -73,6 +73,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
     """
 
     rental: Rental | None = None
+    single_use_password = False
     _starting: defer.Deferred[Any] | None = None
 
     def __init__(
@@ -146,14 +147,16 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         self.fleet = yield Fleet.getService(
             self.master, self.region, settings.endpoint_url or endpoints.endpoint_url(self.region), *keys
         )
-        self.single_use_password = password is None
+        was_single_use, self.single_use_password = self.single_use_password, password is None
         if self.single_use_password:
-            # Nobody can log in before a start has made a password. While an instance starts or runs, what it was given
-            # stays as it is.
-            idle = self.state in (States.NOT_SUBSTANTIATED, States.SHUT_DOWN) or self.password is None
-            password = new_password() if idle else self.password
+            # Nobody can log in before a start has made a password. Where there is one that was made here, it stays: an
+            # instance may be about to use it, and if not, nobody knows it.
+            idle = self.state in (States.NOT_SUBSTANTIATED, States.SHUT_DOWN)
+            password = self.password if was_single_use or not idle else None
+            password = password or new_password()
         buildbot = {"check_instance_interval": CHECK_INTERVAL, **settings.buildbot}
         yield super().reconfigService(name, password, **buildbot)
+        story.mark(self.properties, self.rental, self.region)  # Buildbot has made new ones
 
     def getConfigDict(self) -> dict[str, Any]:
         return without_secrets(super().getConfigDict())  # Buildbot logs it when a reconfig fails
@@ -201,11 +204,11 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
             launch, user_data = yield self._prepare(build)
             offers = launch.offers(user_data, self.master.name, self.name, launch_id)
             self.rental = yield self.fleet.launch(self.name, launch_id, offers)
-            yield self._set_properties(build, self.rental)
+            yield self._tell_properties(build, self.rental)
             return True
         except defer.CancelledError:
             raise LatentWorkerSubstantiatiationCancelled() from None
-        except (EC2CallError, UserDataError, ScriptError) as error:
+        except (EC2CallError, LaunchError, UserDataError, ScriptError) as error:
             raise story.refusal(self.name, error) from None
 
     @defer.inlineCallbacks
@@ -221,6 +224,8 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
             yield replace_login(self, new_password())
         user_data = settings.user_data(self.name, master, self.password, environment, (self.master.basedir,))
         launch = replace(settings.launch, instance_type=instance_type, ami=ami, subnet_id=subnet_id, region=self.region)
+        if wrong := list(launch.check()):
+            raise LaunchError("; ".join(wrong))
         return launch, user_data
 
     @defer.inlineCallbacks
@@ -235,15 +240,12 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         return f"{hostname}:{self.registration.getPBPort()}"
 
     @defer.inlineCallbacks
-    def _set_properties(self, build: Any, rental: Rental) -> Generator[Any, Any, None]:
-        for name, value in story.properties(rental, self.region).items():
-            # Buildbot copies the worker's properties into a build before the instance is known; they serve the builds
-            # after this one.
-            self.properties.setProperty(name, value, "Worker")
-            if build is not None:
-                build.setProperty(name, value, "Worker")
+    def _tell_properties(self, build: Any, rental: Rental) -> Generator[Any, Any, None]:
+        story.mark(self.properties, rental, self.region)
         if build is not None:
-            # Buildbot stores them at the first step; a build that never comes to that shows them too.
+            # Into this one, Buildbot has copied them before the instance was known; and it stores them at the first step,
+            # to which a build need not come.
+            story.mark(build.getProperties(), rental, self.region)
             yield self.master.data.updates.setBuildProperties(build.buildid, build)
 
     def check_instance(self) -> tuple[bool, str]:
@@ -270,14 +272,14 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
 
     @defer.inlineCallbacks
     def stop_instance(self, fast: bool = False) -> Generator[Any, Any, bool]:
-        yield self._void_password(ended=True)
-        self.resetWorkerPropsOnStop()
         rental, self.rental = self.rental, None
-        if rental is not None:
-            # The fleet keeps it until EC2 has confirmed its end, however long we wait here.
-            accepted = rental.fleet.terminate(rental)
-            accepted.addTimeout(STOP_PATIENCE, self.master.reactor, onTimeoutCancel=lambda *_: None)
-            yield accepted
+        # First of all, whatever happens after it. The fleet keeps it until EC2 has confirmed its end.
+        accepted = defer.succeed(None) if rental is None else rental.fleet.terminate(rental)
+        story.mark(self.properties, None, self.region)
+        self.resetWorkerPropsOnStop()
+        yield self._void_password(ended=True)
+        accepted.addTimeout(STOP_PATIENCE, self.master.reactor, onTimeoutCancel=lambda *_: None)
+        yield accepted
         return True
 
     def insubstantiate(self, fast: bool = False, force_substantiation_build: Any = None) -> defer.Deferred[None]:

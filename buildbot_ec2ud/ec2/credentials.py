@@ -6,12 +6,12 @@ from typing import Any
 
 from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.session import Session
-from twisted.internet import defer, threads
+from twisted.internet import defer
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 from txaws.credentials import AWSCredentials as _TxAWSCredentials
 
 from buildbot_ec2ud.ec2.errors import NoCredentials
+from buildbot_ec2ud.ec2.threads import in_thread
 
 
 class AWSCredentials(_TxAWSCredentials):
@@ -31,7 +31,6 @@ class AWSCredentials(_TxAWSCredentials):
         self._reactor = reactor
         self._source: Credentials | None = Credentials(access_key, secret_key) if access_key else None
         self._waiting: list[defer.Deferred[ReadOnlyCredentials]] | None = None
-        self._threads: ThreadPool | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.access_key or 'from the AWS credential chain'}>"
@@ -48,15 +47,9 @@ class AWSCredentials(_TxAWSCredentials):
         waiter: defer.Deferred[ReadOnlyCredentials] = defer.Deferred()
         if self._waiting is None:
             self._waiting = []
-            self._look_up().addBoth(self._found)
+            in_thread(self._reactor, self._find).addBoth(self._found)
         self._waiting.append(waiter)
         return waiter
-
-    def _look_up(self) -> defer.Deferred[ReadOnlyCredentials]:
-        if self._threads is None:
-            self._threads = ThreadPool(0, 1, "aws-credentials")
-            self._threads.start()
-        return threads.deferToThreadPool(self._reactor, self._threads, self._find)
 
     def _find(self) -> ReadOnlyCredentials:
         """Runs in a thread."""
@@ -79,12 +72,6 @@ class AWSCredentials(_TxAWSCredentials):
         for waiter in waiting:
             if not waiter.called:  # else it was cancelled
                 waiter.callback(result)
-
-    def close(self) -> None:
-        """End the thread, if there was one."""
-        if self._threads is not None:
-            self._threads.stop()
-            self._threads = None
 
 
 def _needs_refresh(source: Credentials) -> bool:

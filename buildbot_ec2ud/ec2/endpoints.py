@@ -8,12 +8,17 @@ import re
 from typing import Any
 
 from botocore.endpoint_provider import EndpointProvider
+from botocore.exceptions import BotoCoreError
 from botocore.loaders import create_loader
 from botocore.session import Session
 
 from buildbot_ec2ud.ec2.shapes import SERVICE
 
 DEFAULT_REGION = "us-east-1"
+
+
+class RegionError(ValueError):
+    """There is no telling which region is meant."""
 
 
 @functools.cache
@@ -28,8 +33,14 @@ def _rules() -> EndpointProvider:
 
 
 def default_region() -> str:
-    """The region of AWS's own settings (environment, profile), else ``us-east-1``, as in ``EC2LatentWorker``."""
-    return Session().get_config_variable("region") or DEFAULT_REGION
+    """The region of AWS's own settings (environment, profile), else ``us-east-1``, as in ``EC2LatentWorker``.
+
+    :raises RegionError: AWS's settings are broken.
+    """
+    try:
+        return Session().get_config_variable("region") or DEFAULT_REGION
+    except BotoCoreError as error:  # a profile that is not there, a file that cannot be parsed
+        raise RegionError(f"AWS's own settings cannot be read: {error}") from error
 
 
 def check_region(region: str) -> str | None:

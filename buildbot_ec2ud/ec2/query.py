@@ -22,7 +22,7 @@ from txaws.client.base import BaseQuery
 from txaws.exception import AWSResponseParseError
 
 from buildbot_ec2ud import __version__
-from buildbot_ec2ud.ec2.errors import EC2CallError, EC2Error, NoAnswer, NotConnected
+from buildbot_ec2ud.ec2.errors import EC2CallError, EC2Error, NoAnswer, NoCredentials, NotConnected
 from buildbot_ec2ud.ec2.shapes import SERVICE, api_version
 
 #: Seconds until a TCP and TLS connection must stand.
@@ -68,7 +68,9 @@ class Query(BaseQuery):
         :raises NoAnswer: no usable answer came in time.
         :raises NoCredentials: there are no credentials to sign with.
         """
-        credentials = yield self.creds.resolve()
+        found = self.creds.resolve()
+        found.addTimeout(self._factory.timeout, self.reactor, self._no_credentials_yet)
+        credentials = yield found
         request = self._signed(credentials)
         answer = self._send(request)
         answer.addTimeout(self._factory.timeout, self.reactor, self._timed_out)
@@ -108,6 +110,9 @@ class Query(BaseQuery):
         body = _Body()
         response.deliverBody(body)
         return response.code, (yield body.complete)
+
+    def _no_credentials_yet(self, result: Any, seconds: float) -> None:
+        raise NoCredentials(f"{self.action}: no AWS credentials within {seconds:g} s")
 
     def _timed_out(self, result: Any, seconds: float) -> None:
         raise NoAnswer(f"{self.action}: no answer from {self.endpoint.get_uri()} within {seconds:g} s")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import defer, task
+from twisted.protocols.policies import WrappingFactory
 from twisted.python import log
 from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Site
@@ -126,7 +127,9 @@ class EmbeddedEC2:
         self._pool = ThreadPool(1, THREADS, "embedded-ec2")
         site = _QuietSite(WSGIResource(self._reactor, self._pool, self._counted(_moto.application())))
         site.displayTracebacks = False
-        self._port = self._reactor.listenTCP(self._port_number, site, interface="127.0.0.1")
+        self._connections = WrappingFactory(site)
+        self._connections.noisy = False
+        self._port = self._reactor.listenTCP(self._port_number, self._connections, interface="127.0.0.1")
         self._pool.start()
         EmbeddedEC2._running = self
         self._stopping = False
@@ -151,6 +154,8 @@ class EmbeddedEC2:
             return
         self._stopping = True
         yield self._port.stopListening()
+        for connection in list(self._connections.protocols):  # clients keep them open
+            connection.transport.abortConnection()
         for work in list(self._work):
             work.cancel()
         yield defer.DeferredList([machine.end() for machine in self._machines.values()])

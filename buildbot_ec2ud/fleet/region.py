@@ -10,7 +10,7 @@ from typing import Any
 
 from buildbot.util.service import SharedService
 from buildbot.util.subscription import Subscription, SubscriptionPoint
-from twisted.internet import defer, task, threads
+from twisted.internet import defer, task
 from twisted.python import log
 from twisted.python.failure import Failure
 
@@ -19,6 +19,7 @@ from buildbot_ec2ud.ec2.credentials import AWSCredentials
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
 from buildbot_ec2ud.ec2.parser import Instance
 from buildbot_ec2ud.ec2.query import QueryFactory
+from buildbot_ec2ud.ec2.threads import in_thread
 from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, Offer
 from buildbot_ec2ud.fleet.rental import FleetEvent, Listener, Rental
 from buildbot_ec2ud.fleet.watcher import ABSENT_LIMIT, Watcher
@@ -52,7 +53,6 @@ class Fleet(SharedService):
         self._events = SubscriptionPoint(f"EC2 fleet of {region}")
         self._background: set[defer.Deferred[Any]] = set()
         self._closed = False
-        self._hostname: defer.Deferred[str] | None = None
 
     @classmethod
     def getName(cls, *args: Any, **kwargs: Any) -> str:
@@ -66,6 +66,8 @@ class Fleet(SharedService):
         self._queries = QueryFactory(self.region, reactor)
         self.client = EC2Client(self._credentials, self.endpoint_url, self._queries)
         self.watcher = Watcher(self.client, reactor)
+        # Begun now, so that no start has to wait for it.
+        self._hostname = in_thread(reactor, socket.getfqdn)
         return super().startService()
 
     @defer.inlineCallbacks
@@ -76,13 +78,12 @@ class Fleet(SharedService):
         yield settled
         self._closed = True
         for rental in self.rentals.values():
-            if rental.returned is None or not rental.returned.called:
+            if not rental.accepted:
                 log.msg(f"EC2 has not accepted the end of {rental!r}; it may still run")
         self.watcher.stop()
         for work in list(self._background):
             work.cancel()
         yield self._queries.close()
-        self._credentials.close()
         yield super().stopService()
 
     @defer.inlineCallbacks
@@ -105,11 +106,7 @@ class Fleet(SharedService):
         self._events.deliver(FleetEvent(kind, worker, instance_id, text))
 
     def hostname(self) -> defer.Deferred[str]:
-        """This machine's fully qualified name, looked up once (in a thread: the look-up blocks)."""
-        if self._hostname is None:
-            self._hostname = threads.deferToThreadPool(
-                self.master.reactor, self.master.reactor.getThreadPool(), socket.getfqdn
-            )
+        """This machine's fully qualified name; looked up once, when the service starts."""
         return _observe(self._hostname)
 
     # Launching
@@ -156,15 +153,15 @@ class Fleet(SharedService):
                 self._give_up(worker, launch_id)
                 raise
             else:
-                return self._rent(worker, launch_id, instances[0])
+                return self._rent(worker, instances[0])
         raise ValueError("no offers")
 
     def _run(self, parameters: Mapping[str, Any]) -> defer.Deferred[list[Instance]]:
         # One token for each (attempt, offer): EC2 takes a repeated call with the same token for the same one.
         return self.client.run_instances({**parameters, "ClientToken": uuid.uuid4().hex})
 
-    def _rent(self, worker: str, launch_id: str, instance: Instance) -> Rental:
-        rental = Rental(self, worker, launch_id, instance)
+    def _rent(self, worker: str, instance: Instance) -> Rental:
+        rental = Rental(self, worker, instance)
         self.rentals[rental.instance_id] = rental
         self._tell(
             "launch",
@@ -173,7 +170,7 @@ class Fleet(SharedService):
             f"{instance.instance_type} {instance.lifecycle} in {instance.placement}",
         )
         self._changed(rental)
-        self.watcher.watch(rental, self._changed)
+        self.watcher.watch(rental, self._changed, self._absent)
         return rental
 
     def _changed(self, rental: Rental) -> None:
@@ -181,14 +178,35 @@ class Fleet(SharedService):
         if rental.ended:
             del self.rentals[rental.instance_id]
 
+    def _absent(self, rental: Rental) -> None:
+        self._in_background(self._confirm(rental))
+
+    @defer.inlineCallbacks
+    def _confirm(self, rental: Rental) -> Generator[Any, Any, None]:
+        """EC2 has long not listed an instance: it is gone if EC2 says so when told to end it."""
+        log.msg(f"EC2 has not listed {rental!r} for {ABSENT_LIMIT:g} s; ending it, to be sure")
+        try:
+            yield self.client.terminate_instances(rental.instance_id)
+        except EC2CallError as error:
+            if error.error_class is not ErrorClass.NOT_VISIBLE_YET:
+                log.msg(f"cannot end {rental!r}: {error}")  # the watch goes on, and comes here again
+            elif not rental.ended:
+                rental.seen(None)
+                self.watcher.forget(rental)
+                self._changed(rental)
+
     @defer.inlineCallbacks
     def _reclaim(self, worker: str, launch_id: str) -> Generator[Any, Any, None]:
-        """A launch was not answered: find out whether there is an instance, and end it."""
-        deadline = self.master.reactor.seconds() + ABSENT_LIMIT
+        """A launch was not answered: find out whether there is an instance, and end it.
+
+        EC2 is given :data:`~buildbot_ec2ud.fleet.watcher.ABSENT_LIMIT` from the first look that it answers.
+        """
+        reactor = self.master.reactor
+        deadline = None
         pause = FIRST_PAUSE
-        while self.master.reactor.seconds() < deadline:
+        while deadline is None or reactor.seconds() < deadline:
             try:
-                yield task.deferLater(self.master.reactor, pause)
+                yield task.deferLater(reactor, pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
                 found = yield self.client.describe_instances(filters={f"tag:{LAUNCH_TAG}": [launch_id]})
             except EC2CallError as error:
@@ -197,12 +215,15 @@ class Fleet(SharedService):
             except defer.CancelledError:
                 self._give_up(worker, launch_id)
                 raise
+            if deadline is None:
+                deadline = reactor.seconds() + ABSENT_LIMIT
             for instance in found:
                 if instance.instance_id not in self.rentals and not instance.ended:
                     log.msg(f"worker {worker}: EC2 did start {instance.instance_id}; ending it")
-                    yield self.terminate(self._rent(worker, launch_id, instance))
+                    yield self.terminate(self._rent(worker, instance))
             if found:
                 return
+        log.msg(f"worker {worker}: EC2 has started no instance by the unanswered launch")
 
     def _give_up(self, worker: str, launch_id: str) -> None:
         log.msg(
@@ -230,7 +251,12 @@ class Fleet(SharedService):
                 yield self.client.terminate_instances(rental.instance_id)
             except EC2CallError as error:
                 log.msg(f"cannot end {rental!r}, will try again: {error}")
+            except defer.CancelledError:
+                raise
+            except Exception:
+                log.err(None, f"cannot end {rental!r}, will try again")
             else:
+                rental.accepted = True
                 self.watcher.hurry()
                 return
             yield task.deferLater(self.master.reactor, pause)

@@ -15,19 +15,18 @@ class Rental:
 
     :ivar fleet: the fleet that started it, and ends it.
     :ivar worker: name of the worker it was started for.
-    :ivar launch_id: value of the tag that only this launch has.
     :ivar instance: what EC2 last said of it.
     :ivar returned: None until this master wants it to end; then fires when EC2 has accepted that.
+    :ivar accepted: whether EC2 has accepted its end.
     """
 
-    def __init__(self, fleet: Any, worker: str, launch_id: str, instance: Instance) -> None:
+    def __init__(self, fleet: Any, worker: str, instance: Instance) -> None:
         self.fleet = fleet
         self.worker = worker
-        self.launch_id = launch_id
         self.instance = instance
         self.returned: defer.Deferred[None] | None = None
+        self.accepted = False
         self._gone = False
-        self._waiting: list[defer.Deferred[None]] = []
 
     def __repr__(self) -> str:
         return f"<Rental {self.instance_id} of {self.worker}: {self.state}>"
@@ -54,7 +53,7 @@ class Rental:
     def seen(self, instance: Instance | None) -> bool:
         """Take note of what EC2 says.
 
-        :param instance: None when EC2 has not known it for so long that it must be gone.
+        :param instance: None when EC2 says that it knows no such instance, long after the launch.
         :return: whether its state has changed.
         """
         before = self.state
@@ -62,19 +61,7 @@ class Rental:
             self._gone = True
         else:
             self.instance = instance
-        if self.ended:
-            waiting, self._waiting = self._waiting, []
-            for waiter in waiting:
-                waiter.callback(None)
         return self.state != before
-
-    def when_ended(self) -> defer.Deferred[None]:
-        """Fires when EC2 has confirmed the end. Cancelling it cancels only the waiting."""
-        if self.ended:
-            return defer.succeed(None)
-        waiter: defer.Deferred[None] = defer.Deferred(self._waiting.remove)
-        self._waiting.append(waiter)
-        return waiter
 
 
 class FleetEvent:

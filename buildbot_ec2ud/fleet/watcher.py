@@ -39,20 +39,26 @@ class Watcher:
     def __init__(self, client: EC2Client, clock: Any) -> None:
         self._client = client
         self._clock = clock
-        self._watched: dict[str, tuple[Rental, Callable[[Rental], Any]]] = {}
+        self._watched: dict[str, tuple[Rental, Callable[[Rental], Any], Callable[[Rental], Any]]] = {}
         self._absent_since: dict[str, float] = {}
         self._interval = FIRST_LOOK
         self._timer: IDelayedCall | None = None
         self._look: defer.Deferred[None] | None = None
         self._trouble = ""
 
-    def watch(self, rental: Rental, changed: Callable[[Rental], Any]) -> None:
+    def watch(self, rental: Rental, changed: Callable[[Rental], Any], absent: Callable[[Rental], Any]) -> None:
         """Look at *rental* from now on, until EC2 has confirmed its end.
 
         :param changed: called with the rental each time that its state has changed.
+        :param absent: called with the rental when EC2 has not listed it for :data:`ABSENT_LIMIT`, and again after as long.
         """
-        self._watched[rental.instance_id] = (rental, changed)
+        self._watched[rental.instance_id] = (rental, changed, absent)
         self.hurry()
+
+    def forget(self, rental: Rental) -> None:
+        """Look at *rental* no more."""
+        self._watched.pop(rental.instance_id, None)
+        self._absent_since.pop(rental.instance_id, None)
 
     def hurry(self) -> None:
         """Something is about to change: look soon."""
@@ -89,7 +95,9 @@ class Watcher:
 
     def _looked(self, _: None) -> None:
         self._look = None
-        changing = any(rental.state in _CHANGING or rental.returned is not None for rental, _ in self._watched.values())
+        changing = any(
+            rental.state in _CHANGING or rental.returned is not None for rental, *_ in self._watched.values()
+        )
         self._interval = min(self._interval, CHANGING_INTERVAL if changing else STEADY_INTERVAL)
         self._schedule()
 
@@ -111,20 +119,23 @@ class Watcher:
         for instance_id in asked:
             if instance_id not in self._watched:
                 continue
+            rental, changed, absent = self._watched[instance_id]
             instance = found.get(instance_id)
             if instance is None:
-                # Never conclude "gone" from one listing.
-                since = self._absent_since.setdefault(instance_id, now)
-                if now - since < ABSENT_LIMIT:
+                # Listings never tell that an instance is gone.
+                if now - self._absent_since.setdefault(instance_id, now) < ABSENT_LIMIT:
                     continue
+                tell = absent
+            elif rental.seen(instance):
+                tell = changed
+            else:
+                tell = None
             self._absent_since.pop(instance_id, None)
-            rental, changed = self._watched[instance_id]
-            has_changed = rental.seen(instance)
             if rental.ended:
-                del self._watched[instance_id]
-            if has_changed:
+                self.forget(rental)
+            if tell is not None:
                 try:
-                    changed(rental)
+                    tell(rental)
                 except Exception:
                     log.err(None, f"while telling of {rental!r}")
 

@@ -51,7 +51,7 @@ ec2ud_phase start
 @BOOTSTRAP@
 chmod 700 "$ec2ud_script" || return 1
 ec2ud_phase bootstrap
-cd "$ec2ud_dir" && "$ec2ud_script"
+cd "$ec2ud_dir" && (umask 022 && exec "$ec2ud_script")
 }
 
 ec2ud_main() {

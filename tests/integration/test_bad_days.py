@@ -211,6 +211,43 @@ class BadDays(FarmTestCase):
         self.assertEqual((build.outcome, build.properties["ec2_instance_type"]), ("success", "c7i.large"))
 
     @defer.inlineCallbacks
+    def test_image_that_is_none(self):
+        """What is rendered for a build is checked too; and the page does not name an instance of an earlier build."""
+        images = ["ami-first", None]
+        yield self.farm(ami=lambda worker, build: images.pop(0))
+        build = yield self.master.force_build("b")
+        self.assertEqual((build.outcome, build.properties["ec2_ami"]), ("success", "ami-first"))
+        yield self.until_gone()
+        build = yield self.master.force_build("b", first_attempt=True)
+        self.assertEqual(build.results, EXCEPTION)
+        self.assertIn("no EC2 instance for worker w: ami: name an image", build.text())
+        self.assertNotIn("instance", build.properties)
+        self.assertEqual(self.ec2.calls["RunInstances"], 1)
+        self.flush()
+
+    @defer.inlineCallbacks
+    def test_reconfig_of_an_idle_instance(self):
+        """After a reconfig, a build on the same instance still tells which one it is."""
+        yield self.farm(build_wait_timeout=30)
+        first = yield self.master.force_build("b")
+        yield self.master.reconfig(configuration([self.worker(build_wait_timeout=30, tags={"Team": "blue"})]))
+        second = yield self.master.force_build("b")
+        self.assertEqual(second.properties["instance"], first.properties["instance"])
+        yield self.master.stop()
+        yield self.until_gone()
+
+    @defer.inlineCallbacks
+    def test_reconfig_keeps_the_port(self):
+        """A reconfig that changes a worker does not close the port that others connect to."""
+        yield self.farm()
+        port = self.master.master.workers.registrations["w"].getPBPort()
+        yield self.master.reconfig(configuration([self.worker(tags={"Team": "blue"})]))
+        self.assertEqual(self.master.master.workers.workers["w"].tags, {"Team": "blue"})
+        self.assertEqual(self.master.master.workers.registrations["w"].getPBPort(), port)
+        build = yield self.master.force_build("b")
+        self.assertEqual(build.outcome, "success")
+
+    @defer.inlineCallbacks
     def test_connection_ends_during_the_login(self):
         """A connection that ends while the worker logs in leaves a worker that can start again, and a master that stops."""
         yield self.farm()

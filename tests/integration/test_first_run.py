@@ -97,6 +97,7 @@ class FirstRun(FarmTestCase):
             self.assertEqual(build.outcome, "success")
             instances.append(build.properties["instance"])
             passwords.append(password_of(self.ec2.user_data(instances[-1])))
+            yield self.until_gone()
         self.assertEqual((len(set(instances)), len(set(passwords))), (2, 2))
 
     @defer.inlineCallbacks

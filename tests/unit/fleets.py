@@ -108,6 +108,7 @@ class FleetTestCase(SynchronousTestCase):
     def setUp(self):
         self.ec2 = SilentEC2()
         self.patch(region, "EC2Client", lambda *_: self.ec2)
+        self.patch(region, "in_thread", lambda *_: defer.succeed("master.example.org"))
         self.master = Master()
         self.clock = self.master.reactor
         self.master.startService()

@@ -26,10 +26,11 @@ class WatcherTestCase(SynchronousTestCase):
         self.ec2 = SilentEC2()
         self.watcher = Watcher(self.ec2, self.clock)
         self.changes: list[tuple[str, str]] = []
+        self.absent: list[Rental] = []
 
     def watch(self, instance_id: str = "i-1", state: str = "pending", changed: Any = None) -> Rental:
-        rental = Rental(None, "w", "launch", instance(instance_id, state))
-        self.watcher.watch(rental, changed or self.note)
+        rental = Rental(None, "w", instance(instance_id, state))
+        self.watcher.watch(rental, changed or self.note, self.absent.append)
         return rental
 
     def note(self, rental: Rental) -> None:
@@ -196,23 +197,35 @@ class Absent(WatcherTestCase):
             self.look().answer()
 
     def test_gone(self):
-        """One that EC2 does not list is gone only when it has been absent for long."""
+        """One that EC2 does not list for long is reported, and again after as long; listings do not end it."""
         rental = self.watch()
         self.absent_for(ABSENT_LIMIT)
-        self.assertEqual((self.changes, rental.ended), ([], False))
+        self.assertEqual((self.changes, self.absent), ([], []))
         self.assertGreater(len(self.ec2.calls), 10)
         self.look().answer()
-        self.assertEqual((self.changes, rental.ended), ([("i-1", "terminated")], True))
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual((self.changes, self.absent, rental.ended), ([], [rental], False))
+        self.absent_for(ABSENT_LIMIT)
+        self.assertEqual(self.absent, [rental])
+        self.look().answer()
+        self.assertEqual(self.absent, [rental, rental])
+
+    def test_forgotten(self):
+        """One that is found to be gone is watched no more."""
+        rental = self.watch()
+        self.absent_for(1)
+        self.watcher.forget(rental)
+        calls = len(self.ec2.calls)
+        self.clock.pump([10] * 100)
+        self.assertEqual((len(self.ec2.calls), self.clock.getDelayedCalls()), (calls, []))
 
     def test_reappearance_resets_the_count(self):
         rental = self.watch()
         self.absent_for(ABSENT_LIMIT)
         self.look().answer(instance())
         self.absent_for(ABSENT_LIMIT)
-        self.assertEqual((self.changes, rental.ended), ([], False))
+        self.assertEqual(self.absent, [])
         self.look().answer()
-        self.assertTrue(rental.ended)
+        self.assertEqual(self.absent, [rental])
 
     def test_trouble_is_no_absence(self):
         """A look that fails says nothing of anybody."""
@@ -221,7 +234,7 @@ class Absent(WatcherTestCase):
             self.look().fail(NoAnswer("a bad day"))
         self.assertGreater(self.clock.seconds(), 2 * ABSENT_LIMIT)
         self.look().answer()
-        self.assertFalse(rental.ended)
+        self.assertEqual((self.absent, rental.ended), ([], False))
 
 
 class Trouble(WatcherTestCase):

@@ -9,7 +9,8 @@
 #   BB_SETUP           shell commands to run as root before the worker starts
 set -eu
 umask 022
-home=/var/lib/buildbot-worker
+home=/var/lib/buildbot-worker # root's; the worker and its builds live in $worker
+worker=$home/worker
 password=$BB_PASSWORD
 unset BB_PASSWORD # nothing that is installed or built needs it
 
@@ -38,7 +39,7 @@ install_packages() {
 
 if ! command -v buildbot-worker >/dev/null; then
     phase install-python
-    # Debian and Alpine keep venv apart from Python; the others do not.
+    # Debian keeps venv apart from Python; the others do not.
     if command -v apt-get >/dev/null; then
         install_packages ca-certificates git python3 python3-venv
     else
@@ -62,9 +63,8 @@ if [ -n "${BB_SETUP:-}" ]; then
 fi
 
 phase worker
-id buildbot >/dev/null 2>&1 || useradd --system --home-dir "$home" buildbot 2>/dev/null ||
-    adduser -S -D -H -h "$home" buildbot
-worker=$home/worker
+id buildbot >/dev/null 2>&1 || useradd --system --home-dir "$worker" buildbot 2>/dev/null ||
+    adduser -S -D -H -h "$worker" buildbot
 mkdir -p "$worker"
 buildbot-worker create-worker --relocatable "$worker" "$BB_MASTER" "$BB_NAME" from-file >/dev/null
 # The password goes through a file that is gone when the worker has read it: not through argv, the worker's environment
@@ -79,7 +79,7 @@ start="$(command -v buildbot-worker) start --nodaemon $worker"
 if [ -d /run/systemd/system ]; then
     # shellcheck disable=SC2086 # a command and its arguments
     systemd-run --unit=buildbot-worker --uid=buildbot --working-directory="$worker" \
-        --property=Restart=no --setenv=PATH="$PATH" --setenv=HOME="$home" -- $start
+        --property=Type=exec --setenv=PATH="$PATH" --setenv=HOME="$worker" -- $start
 else
-    env -i PATH="$PATH" HOME="$home" su -s /bin/sh buildbot -c "cd $worker && exec $start" </dev/null >/dev/null 2>&1 &
+    env -i PATH="$PATH" HOME="$worker" su -s /bin/sh buildbot -c "cd $worker && exec $start" </dev/null >/dev/null 2>&1 &
 fi
