@@ -40,6 +40,16 @@ class Ending(FleetTestCase):
         self.successResultOf(ended)
         self.assertIn("cannot end <Rental i-1 of w: pending>, will try again: RequestLimitExceeded: no", self.texts)
 
+    def test_repeated_after_a_mistake_of_the_code(self):
+        """Whatever goes wrong in a call, the instance is not left to itself."""
+        ended = self.fleet.terminate(self.rent())
+        self.ec2.last("terminate").fail(ZeroDivisionError("a bug"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertNoResult(ended)
+        self.pump(1)
+        self.ec2.last("terminate").answer()
+        self.successResultOf(ended)
+
     def test_ends_by_itself_meanwhile(self):
         """No call is repeated for an instance whose end EC2 has confirmed."""
         ended = self.fleet.terminate(self.rent())
