@@ -30,6 +30,7 @@ _OWN_SESSION = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])
 # Stands first on the instance's PATH, under the names that switch a machine off.
 _POWER_OFF = """#!/bin/sh
 # Tells the embedded EC2 to end this instance. Knows "now", "+MINUTES" and "-c".
+# The FIFO is opened with <>, which does not wait for a reader that may be gone.
 when=now
 for argument in "$@"; do
     case $argument in
@@ -45,8 +46,8 @@ if [ -f "$pending" ]; then
 fi
 case $when in
     never) ;;
-    now | +0) echo >"$EC2UD_ROOT/run/power" ;;
-    *) (sleep "$((${when#+} * 60))" && echo >"$EC2UD_ROOT/run/power") >/dev/null 2>&1 & echo $! >"$pending" ;;
+    now | +0) echo 1<>"$EC2UD_ROOT/run/power" ;;
+    *) (sleep "$((${when#+} * 60))" && echo 1<>"$EC2UD_ROOT/run/power") >/dev/null 2>&1 & echo $! >"$pending" ;;
 esac
 """
 _LOGGER = """#!/bin/sh
