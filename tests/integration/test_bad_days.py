@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from unittest import mock
 
+from buildbot.interfaces import LatentWorkerSubstantiatiationCancelled
 from buildbot.process.results import CANCELLED, EXCEPTION, RETRY
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet import defer, reactor, task
@@ -146,6 +147,26 @@ class BadDays(FarmTestCase):
         run.go()
         yield stopped
         yield self.until(lambda: list(self.ec2.states().values()) == ["terminated"])
+
+    @defer.inlineCallbacks
+    def test_build_that_was_stopped_before(self):
+        """A build that was stopped before it came to its worker gets no instance; Buildbot asks for one all the same."""
+        yield self.farm()
+        build = mock.Mock(stopped=True)
+        worker = self.master.master.workers.workers["w"]
+        yield self.assertFailure(worker.start_instance(build), LatentWorkerSubstantiatiationCancelled)
+        self.assertEqual(self.ec2.calls["RunInstances"], 0)
+
+    @defer.inlineCallbacks
+    def test_everybody_hears_of_the_end_of_a_build(self):
+        """Who waits for a build does not keep Buildbot from telling others of its end."""
+        yield self.farm()
+        building = self.master.force_build("b")
+        heard = []
+        for _ in range(3):
+            yield self.master.master.mq.startConsuming(lambda *_: heard.append(1), ("builds", None, "finished"))
+        yield building
+        self.assertEqual(len(heard), 3)
 
     @defer.inlineCallbacks
     def test_lost_reply(self):
