@@ -13,7 +13,7 @@ from buildbot_ec2ud.fleet.rental import Rental
 PROPERTIES = ("instance", "ec2_instance_type", "ec2_availability_zone", "ec2_market", "ec2_ami", "ec2_region")
 
 
-def mark(properties: Properties, rental: Rental | None, region: str) -> None:
+def mark(properties: Properties, rental: Rental | None) -> None:
     """Make *properties* tell of the instance, or of none.
 
     :param properties: a worker's, which Buildbot copies into each of its builds; or a build's.
@@ -29,7 +29,7 @@ def mark(properties: Properties, rental: Rental | None, region: str) -> None:
         instance.placement,
         instance.lifecycle,
         instance.image_id,
-        region,
+        rental.fleet.region,
     )
     properties.update(dict(zip(PROPERTIES, values, strict=True)), "Worker")
 

@@ -156,7 +156,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
             password = password or new_password()
         buildbot = {"check_instance_interval": CHECK_INTERVAL, **settings.buildbot}
         yield super().reconfigService(name, password, **buildbot)
-        story.mark(self.properties, self.rental, self.region)  # Buildbot has made new ones
+        story.mark(self.properties, self.rental)  # Buildbot has made new ones
 
     def getConfigDict(self) -> dict[str, Any]:
         return without_secrets(super().getConfigDict())  # Buildbot logs it when a reconfig fails
@@ -180,14 +180,11 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         return build
 
     def start_instance(self, build: Any) -> defer.Deferred[bool]:
-        def done(result: Any) -> Any:
-            self._starting = None
-            return result
-
         self._starting = self._start(build)
-        return self._starting.addBoth(done)
+        return self._starting
 
     def _cancel_start(self) -> None:
+        """Cancel a start that is pending; one that has ended is not touched."""
         if self._starting is not None:
             self._starting.cancel()
 
@@ -241,11 +238,11 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
 
     @defer.inlineCallbacks
     def _tell_properties(self, build: Any, rental: Rental) -> Generator[Any, Any, None]:
-        story.mark(self.properties, rental, self.region)
+        story.mark(self.properties, rental)
         if build is not None:
             # Into this one, Buildbot has copied them before the instance was known; and it stores them at the first step,
             # to which a build need not come.
-            story.mark(build.getProperties(), rental, self.region)
+            story.mark(build.getProperties(), rental)
             yield self.master.data.updates.setBuildProperties(build.buildid, build)
 
     def check_instance(self) -> tuple[bool, str]:
@@ -275,7 +272,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         rental, self.rental = self.rental, None
         # First of all, whatever happens after it. The fleet keeps it until EC2 has confirmed its end.
         accepted = defer.succeed(None) if rental is None else rental.fleet.terminate(rental)
-        story.mark(self.properties, None, self.region)
+        story.mark(self.properties, None)
         self.resetWorkerPropsOnStop()
         yield self._void_password(ended=True)
         accepted.addTimeout(STOP_PATIENCE, self.master.reactor, onTimeoutCancel=lambda *_: None)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from lxml import etree
-from twisted.python.compat import nativeString
 from txaws.ec2 import client, model
 
 from buildbot_ec2ud.ec2.errors import NoAnswer
-
-_T = TypeVar("_T")
 
 
 class Instance(model.Instance):
@@ -148,5 +145,5 @@ def _answer(xml_bytes: bytes, action: str) -> Any:
         raise NoAnswer(f"{action}: the answer is not XML: {error}") from error
     name = etree.QName(root).localname
     if name != f"{action}Response":
-        raise NoAnswer(f"{action}: the answer is a {nativeString(name)!r}, not EC2's")
+        raise NoAnswer(f"{action}: the answer is a {name!r}, not EC2's")
     return root
