@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -13,7 +14,8 @@ from buildbot import config
 from buildbot.worker.base import AbstractWorker
 from buildbot.worker.latent import AbstractLatentWorker
 
-from buildbot_ec2ud.ec2 import endpoints
+from buildbot_ec2ud.ec2 import endpoints, proxy, tls
+from buildbot_ec2ud.fleet import pacing
 from buildbot_ec2ud.launch import LaunchConfig, is_dynamic
 from buildbot_ec2ud.passwords import new_password
 from buildbot_ec2ud.userdata import scripts
@@ -70,6 +72,7 @@ class Settings:
     secret_identifier: Any = None
     region: str | None = None
     endpoint_url: str | None = None
+    api_limits: Any = field(default_factory=dict)
     bb_master: str | None = None
     bootstrap_script: str | None = None
     bootstrap_sha256: str | None = None
@@ -98,14 +101,8 @@ class Settings:
             yield self._unknown(argument)
         if (self.identifier is None) != (self.secret_identifier is None):
             yield "identifier: goes with secret_identifier; give both or neither"
-        try:
-            region = self.region or endpoints.default_region()
-            if self.endpoint_url is None and (trouble := endpoints.check_region(region)):
-                yield f"region: {trouble}"
-        except endpoints.RegionError as error:
-            yield f"region: {error}"
-        if self.endpoint_url is not None and not str(self.endpoint_url).startswith(("https://", "http://")):
-            yield f"endpoint_url: not an http or https URL: {self.endpoint_url!r}"
+        yield from self._check_endpoint()
+        yield from (f"api_limits: {line}" for line in pacing.check_limits(self.api_limits))
         if self.bb_master is not None and not _is_address(self.bb_master):
             yield f"bb_master: neither host:port nor a host: {self.bb_master!r}"
         yield from self.launch.check()
@@ -126,6 +123,36 @@ class Settings:
             )
         except (scripts.ScriptError, UserDataError) as error:
             yield str(error)
+
+    @property
+    def limits(self) -> dict[str, pacing.Limit]:
+        """``api_limits``, in an order that does not depend on who wrote it."""
+        return {action: pacing.Limit(*limit) for action, limit in sorted(self.api_limits.items())}
+
+    def _check_endpoint(self) -> Iterator[str]:
+        """What is wrong with where the calls to EC2 are to go, and with the way there."""
+        try:
+            aws = endpoints.aws_settings()
+        except endpoints.RegionError as error:
+            yield f"region: {error}" if self.region is None else str(error)
+            aws = endpoints.AWSSettings()
+        region = aws.region if self.region is None else self.region
+        url = aws.endpoint_url if self.endpoint_url is None else self.endpoint_url
+        if url is not None:
+            if trouble := endpoints.check_url(url):
+                yield f"endpoint_url: {trouble}"
+                url = None
+        elif trouble := endpoints.check_region(region):
+            yield f"region: {trouble}"
+        else:
+            try:
+                url = endpoints.endpoint_url(region, aws)
+            except endpoints.RegionError as error:
+                yield f"region: {error}"
+        if url is not None and (trouble := proxy.check(url)):
+            yield trouble
+        if aws.ca_bundle is not None and (trouble := tls.check_bundle(aws.ca_bundle)):
+            yield f"{'AWS_CA_BUNDLE' if os.environ.get('AWS_CA_BUNDLE') else 'ca_bundle'}: {trouble}"
 
     def _known_environment(self) -> Any:
         """``bootstrap_env``, as far as it is known without a build."""

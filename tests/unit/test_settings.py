@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from botocore.exceptions import EndpointResolutionError
 from buildbot.config import ConfigErrors
 from buildbot.config.errors import capture_config_errors
 from twisted.trial.unittest import SynchronousTestCase
 
+from buildbot_ec2ud.ec2 import endpoints
 from buildbot_ec2ud.settings import NOT_YET
 from buildbot_ec2ud.worker import EC2UserDataLatentWorker
+from tests.unit.files import directory, write
+from tests.unit.secure import environment
 
 PLAIN: dict[str, Any] = {"instance_type": "t3.micro", "ami": "ami-1"}
 SHA256 = "0123456789abcdef" * 4
@@ -28,6 +32,8 @@ MISTAKES: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"region": 5}, "region", "5"),
     ({"endpoint_url": "ec2.example.org"}, "endpoint_url", "not an http or https URL"),
     ({"endpoint_url": 5}, "endpoint_url", "not an http or https URL"),
+    ({"endpoint_url": ""}, "endpoint_url", "not an http or https URL"),
+    ({"endpoint_url": "https://ec2.example.org:port"}, "endpoint_url", "not an http or https URL"),
     ({"bb_master": ""}, "bb_master", "neither host:port nor a host"),
     ({"bb_master": "host:0"}, "bb_master", "neither host:port nor a host"),
     ({"bb_master": "host:65536"}, "bb_master", "neither host:port nor a host"),
@@ -73,6 +79,9 @@ MISTAKES: tuple[tuple[dict[str, Any], str, str], ...] = (
 
 class MistakeTests(SynchronousTestCase):
     """What is said of mistakes."""
+
+    def setUp(self) -> None:
+        environment(self, HOME=directory(self))
 
     def errors(self, name: str = "linux-1", **arguments: Any) -> list[str]:
         failure = self.assertRaises(ConfigErrors, EC2UserDataLatentWorker, name, **{**PLAIN, **arguments})
@@ -147,3 +156,86 @@ class MistakeTests(SynchronousTestCase):
         )
         self.assertNotIn("s3cret", text)
         self.assertIn("bootstrap_env", text)
+
+
+class EnvironmentTests(SynchronousTestCase):
+    """What is said of mistakes in AWS's own settings and the environment."""
+
+    def errors(self, variables: dict[str, str], **arguments: Any) -> list[str]:
+        """The lines for one worker, without its name."""
+        environment(self, HOME=directory(self), **variables)
+        with capture_config_errors() as captured:
+            EC2UserDataLatentWorker("linux-1", **{**PLAIN, **arguments})
+        return [error.removeprefix("worker linux-1: ") for error in captured.errors]
+
+    def test_mistakes(self) -> None:
+        """Each is one line that names what is to blame."""
+        empty = write(directory(self), "empty.pem", "")
+        for variables, arguments, blamed, words in (
+            ({"AWS_DEFAULT_REGION": "us-est-1"}, {}, "region", "did you mean"),
+            ({"AWS_PROFILE": "farm"}, {}, "region", "(farm)"),
+            ({"AWS_PROFILE": "farm"}, {"region": "us-east-1"}, "AWS's own settings cannot be read", "(farm)"),
+            ({"AWS_ENDPOINT_URL_EC2": "ec2.lab"}, {}, "endpoint_url", "'ec2.lab'"),
+            ({"AWS_ENDPOINT_URL": "ftp://ec2.lab"}, {"region": "us-east-1"}, "endpoint_url", "'ftp://ec2.lab'"),
+            ({"HTTPS_PROXY": "socks5://proxy"}, {}, "HTTPS_PROXY", "SOCKS"),
+            ({"https_proxy": "http://"}, {"endpoint_url": "https://ec2.lab"}, "https_proxy", "no host"),
+            ({"HTTP_PROXY": "http://:1"}, {"endpoint_url": "http://ec2.lab"}, "HTTP_PROXY", "no host"),
+            ({"HTTP_PROXY": "http://:1", "AWS_ENDPOINT_URL": "http://ec2.lab"}, {}, "HTTP_PROXY", "no host"),
+            ({"AWS_CA_BUNDLE": "/missing/ca.pem"}, {}, "AWS_CA_BUNDLE", "'/missing/ca.pem'"),
+            ({"AWS_CA_BUNDLE": empty}, {"endpoint_url": "https://ec2.lab"}, "AWS_CA_BUNDLE", "no certificate"),
+        ):
+            errors = self.errors(variables, **arguments)
+            self.assertEqual(len(errors), 1, (variables, errors))
+            self.assertEqual(errors[0].partition(":")[0], blamed)
+            self.assertIn(words, errors[0])
+
+    def test_profile(self) -> None:
+        """A bundle of the profile is named as there."""
+        path = write(directory(self), "config", "[default]\nca_bundle = /missing/ca.pem\n")
+        self.assertEqual(
+            self.errors({"AWS_CONFIG_FILE": path}),
+            ["ca_bundle: cannot read '/missing/ca.pem': No such file or directory"],
+        )
+
+    def test_impossible(self) -> None:
+        """An endpoint that does not exist is told as a matter of the region."""
+
+        def resolve_endpoint(**_: Any) -> Any:
+            raise EndpointResolutionError(msg="FIPS is enabled but this partition does not support FIPS")
+
+        self.patch(endpoints._rules(), "resolve_endpoint", resolve_endpoint)
+        [error] = self.errors({"AWS_USE_FIPS_ENDPOINT": "true"}, region="us-east-1")
+        self.assertTrue(error.startswith("region: no endpoint for 'us-east-1': FIPS is enabled"), error)
+
+    def test_arguments_win(self) -> None:
+        """What an argument decides, the environment cannot spoil."""
+        for variables, arguments in (
+            ({"AWS_DEFAULT_REGION": "us-est-1"}, {"region": "us-east-1"}),
+            ({"AWS_ENDPOINT_URL": "nonsense"}, {"endpoint_url": "https://ec2.lab"}),
+            ({"HTTPS_PROXY": "socks5://proxy"}, {"endpoint_url": "https://127.0.0.1:5000"}),
+            ({"HTTPS_PROXY": "socks5://proxy", "NO_PROXY": "ec2.lab"}, {"endpoint_url": "https://ec2.lab"}),
+            ({"HTTPS_PROXY": "http://proxy:3128"}, {}),
+            ({"AWS_ENDPOINT_URL": "https://ec2.lab"}, {"region": "lab-one"}),
+        ):
+            self.assertEqual(self.errors(variables, **arguments), [], variables)
+
+    def test_all_at_once(self) -> None:
+        """One mistake does not hide another."""
+        errors = self.errors(
+            {"AWS_CA_BUNDLE": "/missing/ca.pem", "HTTPS_PROXY": "socks5://proxy"}, endpoint_url="https://ec2.lab"
+        )
+        self.assertEqual([error.partition(":")[0] for error in errors], ["HTTPS_PROXY", "AWS_CA_BUNDLE"])
+        errors = self.errors({"AWS_PROFILE": "farm"}, region="us-est-1", endpoint_url="nonsense")
+        self.assertEqual(
+            [error.partition(":")[0] for error in errors], ["AWS's own settings cannot be read", "endpoint_url"]
+        )
+
+    def test_many_workers(self) -> None:
+        """Many workers read AWS's own settings once."""
+        environment(self, HOME=directory(self))
+        sessions = []
+        session = endpoints.Session
+        self.patch(endpoints, "Session", lambda: sessions.append(session()) or sessions[-1])
+        for number in range(30):
+            EC2UserDataLatentWorker(f"linux-{number}", **PLAIN)
+        self.assertEqual(len(sessions), 1)
