@@ -11,6 +11,9 @@ from twisted.python.failure import Failure
 
 _T = TypeVar("_T")
 
+#: How the names of these threads begin.
+THREAD_NAME = "buildbot-ec2ud"
+
 
 def in_thread(reactor: Any, function: Callable[[], _T]) -> defer.Deferred[_T]:
     """Call *function* in a thread of its own.
@@ -18,7 +21,10 @@ def in_thread(reactor: Any, function: Callable[[], _T]) -> defer.Deferred[_T]:
     Not in the reactor's pool: that one is shared with Buildbot, and is full when it is needed most. And not in a pool at
     all: one waits for its threads when it stops, for ever if need be.
 
+    :param reactor: whose thread the result is delivered in.
+    :param function: what blocks; the thread is named after it.
     :return: fires in the reactor's thread. Cancelling it cancels only the waiting.
+    :raises RuntimeError: the operating system has no more threads.
     """
     result: defer.Deferred[_T] = defer.Deferred()
 
@@ -33,5 +39,8 @@ def in_thread(reactor: Any, function: Callable[[], _T]) -> defer.Deferred[_T]:
             value = Failure()
         reactor.callFromThread(done, value)
 
-    threading.Thread(target=run, name=f"buildbot-ec2ud {function.__name__}", daemon=True).start()
+    try:
+        threading.Thread(target=run, name=f"{THREAD_NAME} {function.__name__}", daemon=True).start()
+    except RuntimeError:
+        result.errback(Failure())
     return result
