@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from twisted.internet import defer
 from txaws.ec2 import client
@@ -11,18 +11,21 @@ from txaws.service import AWSServiceEndpoint
 
 from buildbot_ec2ud.ec2 import shapes
 from buildbot_ec2ud.ec2.credentials import AWSCredentials
+from buildbot_ec2ud.ec2.errors import BadParameters
 from buildbot_ec2ud.ec2.parser import Instance, Parser
-from buildbot_ec2ud.ec2.query import QueryFactory
+from buildbot_ec2ud.ec2.query import Call, QueryFactory
 
-#: Instances asked for in one page. EC2 takes 5 to 1000; a page of 100 takes 3 ms to parse.
+_T = TypeVar("_T")
+
+#: Instances asked for in one page. EC2 takes 5 to 1000; the reactor does nothing else while a page is parsed.
 PAGE = 100
 
 
 class EC2Client(client.EC2Client):
     """txAWS's client for today's EC2: Signature Version 4, all parameters of RunInstances, pages.
 
-    Calls that are not redefined here are txAWS's own (``terminate_instances(*ids)``, ``attach_volume`` and so on). Every
-    call fails with an :class:`~buildbot_ec2ud.ec2.errors.EC2CallError`.
+    Calls that are not redefined here are txAWS's own (``attach_volume`` and so on). Every call is attempted again where
+    that helps, and fails with an :class:`~buildbot_ec2ud.ec2.errors.EC2CallError`.
 
     :param creds: what to sign with.
     :param endpoint_url: where EC2 answers.
@@ -32,21 +35,35 @@ class EC2Client(client.EC2Client):
     def __init__(self, creds: AWSCredentials, endpoint_url: str, query_factory: QueryFactory) -> None:
         super().__init__(creds, AWSServiceEndpoint(endpoint_url, method="POST"), query_factory, Parser())
 
-    def _call(self, action: str, parameters: Mapping[str, Any]) -> defer.Deferred[bytes]:
-        return self.query_factory(
-            action=action,
-            creds=self.creds,
-            endpoint=self.endpoint,
-            other_params=shapes.flatten(action, parameters),
-        ).submit()
+    def _call(
+        self, action: str, parameters: Mapping[str, Any], parse: Callable[[bytes], _T], call: Call | None = None
+    ) -> defer.Deferred[_T]:
+        try:
+            flat = shapes.flatten(action, parameters)
+        except BadParameters:
+            return defer.fail()
+        query = self.query_factory(action=action, creds=self.creds, endpoint=self.endpoint, other_params=flat)
+        query.parse = parse
+        query.call = call or query.call
+        return query.submit()
 
-    def run_instances(self, parameters: Mapping[str, Any]) -> defer.Deferred[list[Instance]]:
+    def run_instances(self, parameters: Mapping[str, Any], call: Call | None = None) -> defer.Deferred[list[Instance]]:
         """Start instances.
 
-        :param parameters: as in the EC2 API, nested, ``UserData`` already in base64; checked before with
-            :func:`buildbot_ec2ud.ec2.shapes.check`. Give a ``ClientToken``.
+        :param parameters: as in the EC2 API, nested, ``UserData`` already in base64. Without a ``ClientToken``, a call
+            that was not answered is not repeated.
+        :param call: whom it is for, and what becomes of it.
         """
-        return self._call("RunInstances", parameters).addCallback(self.parser.run_instances)
+        return self._call("RunInstances", parameters, self.parser.run_instances, call)
+
+    def terminate_instances(self, *instance_ids: str) -> defer.Deferred[list[tuple[str, str, str]]]:
+        """End instances: all, or, where EC2 refuses one of them, none.
+
+        :return: fires with the id, the state before and the state now of each.
+        """
+        call = Call(instances=len(instance_ids))
+        parameters = {"InstanceIds": list(instance_ids)}
+        return self._call("TerminateInstances", parameters, self.parser.terminate_instances, call)
 
     @defer.inlineCallbacks
     def describe_instances(
@@ -67,11 +84,13 @@ class EC2Client(client.EC2Client):
         }
         found: list[Instance] = []
         while True:
-            answer = yield self._call("DescribeInstances", parameters)
-            instances, parameters["NextToken"] = self.parser.describe_instances_page(answer)
+            instances, next_token = yield self._call(
+                "DescribeInstances", parameters, self.parser.describe_instances_page
+            )
             found.extend(instances)
-            if parameters["NextToken"] is None:
+            if next_token is None:
                 return found
+            parameters["NextToken"] = next_token
 
     def get_console_output(self, instance_id: str, latest: bool = False) -> defer.Deferred[str]:
         """Get what an instance wrote to its console.
@@ -81,4 +100,4 @@ class EC2Client(client.EC2Client):
         parameters: dict[str, Any] = {"InstanceId": instance_id}
         if latest:
             parameters["Latest"] = True
-        return self._call("GetConsoleOutput", parameters).addCallback(self.parser.get_console_output)
+        return self._call("GetConsoleOutput", parameters, self.parser.get_console_output)

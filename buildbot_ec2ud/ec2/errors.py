@@ -9,7 +9,10 @@ from __future__ import annotations
 import enum
 import re
 
+from lxml import etree
 from txaws.ec2.exception import EC2Error as _TxAWSEC2Error
+
+from buildbot_ec2ud.ec2 import xml
 
 
 class ErrorClass(enum.Enum):
@@ -21,6 +24,8 @@ class ErrorClass(enum.Enum):
     QUOTA = "wait long; no other offer of this account helps"
     CONFIGURATION = "somebody has to change the configuration"
     NOT_VISIBLE_YET = "repeat for some minutes: EC2 is eventually consistent"
+    GONE = "nothing is left to do: what was to be undone is no more"
+    UNREACHABLE = "repeat: the call certainly had no effect"
     CREDENTIALS = "refresh the credentials once, then give up"
     CLOCK = "set this machine's clock"
     STALE_TOKEN = "take a new ClientToken"
@@ -43,7 +48,9 @@ _CODES: dict[ErrorClass, str] = {
         InstanceLimitExceeded VcpuLimitExceeded MaxSpotInstanceCountExceeded VolumeLimitExceeded
         AddressLimitExceeded InsufficientAddressCapacity ResourceCountExceeded
         """,
+    # Also what EC2 says of an instance that is long gone: who asks knows how old it is.
     ErrorClass.NOT_VISIBLE_YET: "InvalidInstanceID.NotFound",
+    ErrorClass.GONE: "InvalidAssociationID.NotFound InvalidAttachment.NotFound",
     ErrorClass.CREDENTIALS: """
         AuthFailure ExpiredToken ExpiredTokenException InvalidClientTokenId SignatureDoesNotMatch RequestExpired
         """,
@@ -60,7 +67,7 @@ _CLASS_OF: dict[str, ErrorClass] = {code: kind for kind, codes in _CODES.items()
 #: ``InvalidAMIID.NotFound``, ``InvalidParameterValue`` and the two hundred like them.
 _CONFIGURATION_PREFIXES = ("Invalid",)
 
-_ENCODED_AUTHORIZATION = re.compile(r"\s*Encoded authorization failure message:\s*\S+")
+_ENCODED_AUTHORIZATION = re.compile(r"\s*Encoded authorization failure message:\s*(\S+)")
 
 
 def classify(code: str, status: int = 400) -> ErrorClass:
@@ -83,20 +90,31 @@ class EC2CallError(Exception):
     """A call to EC2 failed. Its text is one line, fit for a build's page.
 
     :ivar error_class: what the failure asks for.
+    :ivar after_unknown: whether an earlier attempt at the same call may have taken effect.
+    :ivar history: what the text ends with: how often and how long the call was tried.
     """
 
     error_class = ErrorClass.UNKNOWN
+    after_unknown = False
+    history = ""
 
     @property
     def outcome_unknown(self) -> bool:
         """Whether the call may have taken effect all the same."""
-        return self.error_class is ErrorClass.SERVER_FAULT
+        return self.after_unknown or self.error_class is ErrorClass.SERVER_FAULT
+
+    def text(self) -> str:
+        """What has failed, without how often it was tried."""
+        return " ".join(map(str, self.args))
+
+    def __str__(self) -> str:
+        return self.text() + self.history
 
 
 class NotConnected(EC2CallError):
     """The endpoint could not be reached: the call certainly had no effect."""
 
-    error_class = ErrorClass.UNKNOWN
+    error_class = ErrorClass.UNREACHABLE
 
 
 class NoAnswer(EC2CallError):
@@ -106,17 +124,30 @@ class NoAnswer(EC2CallError):
 
 
 class NoCredentials(EC2CallError):
-    """No AWS credentials were found."""
+    """No AWS credentials were found, or EC2 refuses those that were."""
 
     error_class = ErrorClass.CREDENTIALS
+
+
+class BadParameters(EC2CallError):
+    """The parameters of a call do not fit EC2's own model: it was not made."""
+
+    error_class = ErrorClass.CONFIGURATION
 
 
 class EC2Error(EC2CallError, _TxAWSEC2Error):
     """EC2 refused a call.
 
+    :param xml_bytes: the body of the answer.
+    :param status: its HTTP status.
+    :raises ValueError: it is no error of EC2's.
     :ivar code: EC2's error code.
-    :ivar message: its message, without the encoded authorization blob (``original`` has the whole answer).
+    :ivar message: its message, without the encoded authorization blob.
+    :ivar authorization: that blob, which ``sts:DecodeAuthorizationMessage`` takes; empty where there is none.
+    :ivar skew: seconds that this machine's clock is ahead of EC2's, if that is why; else 0.
     """
+
+    skew = 0.0
 
     def __init__(
         self, xml_bytes: bytes, status: int, message: str | None = None, response: bytes | None = None
@@ -126,15 +157,36 @@ class EC2Error(EC2CallError, _TxAWSEC2Error):
             raise ValueError("no error in this answer")
         first = self.errors[0]
         self.code: str = first.get("Code", "")
-        self.message: str = " ".join(_ENCODED_AUTHORIZATION.sub("", first.get("Message", "")).split())
+        message = first.get("Message", "")
+        blob = _ENCODED_AUTHORIZATION.search(message)
+        self.authorization: str = blob[1] if blob else ""
+        self.message: str = " ".join(_ENCODED_AUTHORIZATION.sub("", message).split())
         self.error_class = classify(self.code, status)
 
-    def _set_500_error(self, tree: object) -> None:
-        # txAWS looks for S3's form in a 5xx; EC2 has one form for all.
-        self._set_400_error(tree)
+    def parse(self, xml_bytes: bytes = b"") -> None:
+        # Called by txAWS's constructor; its own is of an XML parser that expands entities, and looks for S3's form in a
+        # 5xx, while EC2 has one form for all.
+        root = xml.parse(self.original)
+        self.request_id = root.findtext(".//{*}RequestID") or ""
+        for node in root.iterfind(".//{*}Error"):
+            error = {etree.QName(child).localname: child.text for child in node.iterfind("{*}*") if child.text}
+            if error:
+                self.errors.append(error)
 
-    def __str__(self) -> str:
-        return ": ".join(filter(None, (self.code, self.message)))
+    def blame_clock(self, skew: float) -> None:
+        """EC2's clock and ours disagree so much that it explains the refusal.
+
+        :param skew: seconds that this machine's clock is ahead.
+        """
+        self.skew = skew
+        self.error_class = ErrorClass.CLOCK
+
+    def text(self) -> str:
+        said = ": ".join(filter(None, (self.code, self.message)))
+        if not self.skew:
+            return said
+        minutes, order = abs(self.skew) / 60, "ahead of" if self.skew > 0 else "behind"
+        return f"this machine's clock is {minutes:.0f} min {order} EC2's: set it ({said})"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from botocore.loaders import create_loader
 from botocore.model import OperationModel, ServiceModel
 from botocore.serialize import create_serializer
 from botocore.validate import ParamValidator
+
+from buildbot_ec2ud.ec2.errors import BadParameters
 
 SERVICE = "ec2"
 
@@ -32,6 +34,11 @@ def api_version() -> str:
     return _service().api_version
 
 
+def actions() -> Sequence[str]:
+    """The names of all actions of EC2's."""
+    return _service().operation_names
+
+
 def check(action: str, parameters: Mapping[str, Any]) -> list[str]:
     """Hold *parameters* of *action* against the model.
 
@@ -45,7 +52,11 @@ def flatten(action: str, parameters: Mapping[str, Any]) -> dict[str, str]:
     """Give the nested *parameters* of *action* in the form of EC2's query protocol.
 
     ``{"TagSpecifications": [{"ResourceType": "instance"}]}`` becomes ``{"TagSpecification.1.ResourceType": "instance"}``.
+
+    :raises BadParameters: they are not what EC2's model asks for.
     """
+    if wrong := check(action, parameters):
+        raise BadParameters(f"{action}: {'; '.join(wrong)}")
     body = create_serializer(SERVICE, include_validation=False).serialize_to_request(
         dict(parameters), _operation(action)
     )["body"]

@@ -12,7 +12,9 @@ from twisted.trial.unittest import TestCase
 from twisted.web import resource, server
 
 from buildbot_ec2ud.ec2.client import EC2Client
+from buildbot_ec2ud.ec2.errors import NoCredentials
 from buildbot_ec2ud.ec2.query import QueryFactory
+from buildbot_ec2ud.ec2.transport import Transport
 
 REGION = "eu-central-1"
 KEYS = ("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+secret", "session+token/with=signs")
@@ -97,13 +99,27 @@ def error(code: str, message: str = "Because.") -> bytes:
 
 
 class Given:
-    """Credentials that are there already."""
+    """Credentials that are there already.
 
-    def __init__(self) -> None:
+    :ivar renewals: what :meth:`renew` gives, one after the other; it fails when there is no more.
+    :ivar refused: what was given to :meth:`renew`.
+    """
+
+    def __init__(self, *renewals: ReadOnlyCredentials) -> None:
         self.access_key, self.secret_key, self.token = KEYS
+        self.now = ReadOnlyCredentials(*KEYS)
+        self.renewals = list(renewals)
+        self.refused: list[ReadOnlyCredentials] = []
 
     def resolve(self) -> defer.Deferred[ReadOnlyCredentials]:
-        return defer.succeed(ReadOnlyCredentials(*KEYS))
+        return defer.succeed(self.now)
+
+    def renew(self, refused: ReadOnlyCredentials) -> defer.Deferred[ReadOnlyCredentials]:
+        self.refused.append(refused)
+        if not self.renewals:
+            return defer.fail(NoCredentials("there are no others"))
+        self.now = self.renewals.pop(0)
+        return defer.succeed(self.now)
 
 
 class QueryTestCase(TestCase):
@@ -111,9 +127,19 @@ class QueryTestCase(TestCase):
 
     timeout = 20
 
-    def client(self, url: str, creds: Any = None, timeout: float = 10) -> EC2Client:
-        factory = QueryFactory(REGION, reactor, timeout=timeout)
-        self.addCleanup(factory.close)
+    def client(
+        self,
+        url: str,
+        creds: Any = None,
+        timeout: float = 10,
+        patience: float = 0,
+        resolver: Any = None,
+        **more: Any,
+    ) -> EC2Client:
+        """A client that attempts no call again after a pause, unless it is given *patience*."""
+        transport = Transport(reactor, resolver=resolver)
+        self.addCleanup(transport.close)
+        factory = QueryFactory(REGION, reactor, transport.agent, timeout=timeout, patience=patience, **more)
         return EC2Client(creds or Given(), url, factory)
 
     def serve(self, *answers: tuple[int, bytes]) -> tuple[Answers, str]:
