@@ -68,6 +68,9 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
     :param market: ``"on-demand"``, ``"spot"`` or ``"spot-then-on-demand"``.
     :param launch_options: a dict of further parameters of RunInstances, nested as in the EC2 API.
     :param endpoint_url: another EC2 endpoint.
+    :param api_limits: a dict of EC2 actions, and the calls at once and per second that AWS takes of each from this account,
+        where they are not what AWS documents: ``{"RunInstances": (20, 5)}``. Give all workers of an account the same:
+        those who differ in it do not share their pacing.
     :param kwargs: the arguments of all of Buildbot's latent workers, such as ``build_wait_timeout`` (seconds).
     :raises buildbot.config.ConfigErrors: all that is wrong, in one go.
     """
@@ -112,6 +115,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         market: str | None = None,
         launch_options: Mapping[str, Any] | None = None,
         endpoint_url: str | None = None,
+        api_limits: Mapping[str, Sequence[float]] | None = None,
         **kwargs: Any,
     ) -> None:
         arguments = {**locals(), **kwargs}
@@ -144,9 +148,8 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         settings = self.settings
         keys = yield self.renderSecrets((settings.identifier, settings.secret_identifier))
         self.region = settings.region or endpoints.default_region()
-        self.fleet = yield Fleet.getService(
-            self.master, self.region, settings.endpoint_url or endpoints.endpoint_url(self.region), *keys
-        )
+        url = settings.endpoint_url or endpoints.endpoint_url(self.region)
+        self.fleet = yield Fleet.getService(self.master, self.region, url, *keys, settings.limits)
         was_single_use, self.single_use_password = self.single_use_password, password is None
         if self.single_use_password:
             # Nobody can log in before a start has made a password. Where there is one that was made here, it stays: an

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import uuid
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -12,21 +11,24 @@ from buildbot.util.service import SharedService
 from buildbot.util.subscription import Subscription, SubscriptionPoint
 from twisted.internet import defer, task
 from twisted.python import log
-from twisted.python.failure import Failure
 
+from buildbot_ec2ud.ec2 import endpoints
 from buildbot_ec2ud.ec2.client import EC2Client
 from buildbot_ec2ud.ec2.credentials import AWSCredentials
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
 from buildbot_ec2ud.ec2.parser import Instance
-from buildbot_ec2ud.ec2.query import QueryFactory
+from buildbot_ec2ud.ec2.query import Attempt, QueryFactory
 from buildbot_ec2ud.ec2.threads import in_thread
-from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, Offer
+from buildbot_ec2ud.ec2.transport import Transport
+from buildbot_ec2ud.fleet.background import Background, observe, pauses
+from buildbot_ec2ud.fleet.launches import Launch
+from buildbot_ec2ud.fleet.metrics import Metrics
+from buildbot_ec2ud.fleet.offer import Offer
+from buildbot_ec2ud.fleet.pacing import Limit, Pacer
 from buildbot_ec2ud.fleet.rental import FleetEvent, Listener, Rental
+from buildbot_ec2ud.fleet.terminations import Terminator
 from buildbot_ec2ud.fleet.watcher import ABSENT_LIMIT, Watcher
 
-#: Seconds between repeated terminate calls, and between looks for an instance whose launch was not answered: the first
-#: pause, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 #: Seconds that a stopping master waits until EC2 has accepted the end of every instance.
 STOP_TIMEOUT = 30.0
 
@@ -40,18 +42,29 @@ class Fleet(SharedService):
     :param endpoint_url: where its EC2 answers.
     :param access_key: AWS access key id, or None for the AWS credential chain.
     :param secret_key: the secret of *access_key*.
+    :param limits: by action, how many calls AWS takes from this account, where that is not what it documents.
+    :ivar rentals: the instances whose end EC2 has not confirmed, by id.
+    :ivar metrics: counts and latencies of the calls that were made.
+    :ivar background: what has to go on whoever waits for it.
     """
 
     def __init__(
-        self, region: str, endpoint_url: str, access_key: str | None = None, secret_key: str | None = None
+        self,
+        region: str,
+        endpoint_url: str,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        limits: Mapping[str, Limit] | None = None,
     ) -> None:
         super().__init__()
         self.region = region
         self.endpoint_url = endpoint_url
         self.rentals: dict[str, Rental] = {}
+        self.metrics = Metrics()
         self._keys = (access_key, secret_key)
+        self._limits = limits or {}
         self._events = SubscriptionPoint(f"EC2 fleet of {region}")
-        self._background: set[defer.Deferred[Any]] = set()
+        self.background = Background()
         self._closed = False
 
     @classmethod
@@ -62,18 +75,26 @@ class Fleet(SharedService):
 
     def startService(self) -> defer.Deferred[Any]:
         reactor = self.master.reactor
-        self._credentials = AWSCredentials(*self._keys, reactor=reactor)
-        self._queries = QueryFactory(self.region, reactor)
-        self.client = EC2Client(self._credentials, self.endpoint_url, self._queries)
+        self._pacer = Pacer(reactor, self._limits)
+        self._transport = Transport(reactor, endpoints.aws_settings().ca_bundle)
+        queries = QueryFactory(
+            self.region, reactor, self._transport.agent, admit=self._pacer.admit, answered=self._answered
+        )
+        self.client = EC2Client(AWSCredentials(*self._keys, reactor=reactor), self.endpoint_url, queries)
         self.watcher = Watcher(self.client, reactor)
+        self._terminator = Terminator(self.client, reactor)
         # Begun now, so that no start has to wait for it.
         self._hostname = in_thread(reactor, socket.getfqdn)
         return super().startService()
 
+    def _answered(self, attempt: Attempt) -> None:
+        self._pacer.answered(attempt)
+        self.metrics.answered(attempt)
+
     @defer.inlineCallbacks
     def stopService(self) -> Generator[Any, Any, None]:
         """End every instance that is left, as far as EC2 can be reached within :data:`STOP_TIMEOUT`."""
-        settled = _observe(self.settle())
+        settled = observe(self.settle())
         settled.addTimeout(STOP_TIMEOUT, self.master.reactor, onTimeoutCancel=lambda *_: None)
         yield settled
         self._closed = True
@@ -81,9 +102,9 @@ class Fleet(SharedService):
             if not rental.accepted:
                 log.msg(f"EC2 has not accepted the end of {rental!r}; it may still run")
         self.watcher.stop()
-        for work in list(self._background):
-            work.cancel()
-        yield self._queries.close()
+        self.background.cancel()
+        self._terminator.stop()
+        yield self._transport.close()
         yield super().stopService()
 
     @defer.inlineCallbacks
@@ -93,21 +114,22 @@ class Fleet(SharedService):
             for rental in list(self.rentals.values()):
                 if not rental.ended:  # a stopped one has volumes that cost
                     self.terminate(rental)
-            if not self._background:
+            if not self.background:
                 return
-            yield defer.DeferredList([_observe(work) for work in self._background])
+            yield self.background.wait()
 
     def subscribe(self, listener: Listener) -> Subscription:
         """Call *listener* with each :class:`~buildbot_ec2ud.fleet.rental.FleetEvent` from now on."""
         return self._events.subscribe(listener)
 
-    def _tell(self, kind: str, worker: str, instance_id: str | None = None, text: str = "") -> None:
+    def tell(self, kind: str, worker: str, instance_id: str | None = None, text: str = "") -> None:
+        """Log an event, and tell the listeners of it."""
         log.msg(f"EC2 {kind}: worker {worker} {instance_id or ''} {text}".rstrip())
         self._events.deliver(FleetEvent(kind, worker, instance_id, text))
 
     def hostname(self) -> defer.Deferred[str]:
         """This machine's fully qualified name; looked up once, when the service starts."""
-        return _observe(self._hostname)
+        return observe(self._hostname)
 
     # Launching
 
@@ -121,49 +143,13 @@ class Fleet(SharedService):
         :raises EC2CallError: EC2 refused, or did not answer. An instance that was started by a call without an answer
             is searched for and ended.
         """
-        caller: defer.Deferred[Rental] = defer.Deferred()
+        return Launch(self, worker, launch_id).start(offers)
 
-        def answered(result: Rental | Failure) -> defer.Deferred[None] | None:
-            if not caller.called:
-                caller.callback(result)
-            elif isinstance(result, Rental):
-                log.msg(f"nobody waits for {result!r} any more; ending it")
-                return self.terminate(result)
-            return None
-
-        self._in_background(self._walk(worker, launch_id, offers, caller).addBoth(answered))
-        return caller
-
-    @defer.inlineCallbacks
-    def _walk(
-        self, worker: str, launch_id: str, offers: Sequence[Offer], caller: defer.Deferred[Rental]
-    ) -> Generator[Any, Any, Rental]:
-        for position, offer in enumerate(offers, start=1):
-            self._tell("request", worker, None, str(offer))
-            try:
-                instances = yield self._run(offer.parameters)
-            except EC2CallError as error:
-                self._tell("refused", worker, None, f"{offer}: {error}")
-                if error.outcome_unknown:
-                    self._in_background(self._reclaim(worker, launch_id))
-                last = position == len(offers) or caller.called  # nobody waits for another one
-                if error.error_class is not ErrorClass.NO_CAPACITY or last:
-                    raise
-            except defer.CancelledError:
-                self._give_up(worker, launch_id)
-                raise
-            else:
-                return self._rent(worker, instances[0])
-        raise ValueError("no offers")
-
-    def _run(self, parameters: Mapping[str, Any]) -> defer.Deferred[list[Instance]]:
-        # One token for each (attempt, offer): EC2 takes a repeated call with the same token for the same one.
-        return self.client.run_instances({**parameters, "ClientToken": uuid.uuid4().hex})
-
-    def _rent(self, worker: str, instance: Instance) -> Rental:
+    def rent(self, worker: str, instance: Instance) -> Rental:
+        """Take over an instance that EC2 has started for *worker*: it is watched until EC2 has confirmed its end."""
         rental = Rental(self, worker, instance)
         self.rentals[rental.instance_id] = rental
-        self._tell(
+        self.tell(
             "launch",
             worker,
             rental.instance_id,
@@ -174,19 +160,19 @@ class Fleet(SharedService):
         return rental
 
     def _changed(self, rental: Rental) -> None:
-        self._tell(rental.state, rental.worker, rental.instance_id, rental.instance.why())
+        self.tell(rental.state, rental.worker, rental.instance_id, rental.instance.why())
         if rental.ended:
             del self.rentals[rental.instance_id]
 
     def _absent(self, rental: Rental) -> None:
-        self._in_background(self._confirm(rental))
+        self.background.run(self._confirm(rental))
 
     @defer.inlineCallbacks
     def _confirm(self, rental: Rental) -> Generator[Any, Any, None]:
         """EC2 has long not listed an instance: it is gone if EC2 says so when told to end it."""
         log.msg(f"EC2 has not listed {rental!r} for {ABSENT_LIMIT:g} s; ending it, to be sure")
         try:
-            yield self.client.terminate_instances(rental.instance_id)
+            yield self._terminator.terminate(rental.instance_id)
         except EC2CallError as error:
             if error.error_class is not ErrorClass.NOT_VISIBLE_YET:
                 log.msg(f"cannot end {rental!r}: {error}")  # the watch goes on, and comes here again
@@ -194,41 +180,6 @@ class Fleet(SharedService):
                 rental.seen(None)
                 self.watcher.forget(rental)
                 self._changed(rental)
-
-    @defer.inlineCallbacks
-    def _reclaim(self, worker: str, launch_id: str) -> Generator[Any, Any, None]:
-        """A launch was not answered: find out whether there is an instance, and end it.
-
-        EC2 is given :data:`~buildbot_ec2ud.fleet.watcher.ABSENT_LIMIT` from the first look that it answers.
-        """
-        reactor = self.master.reactor
-        deadline = None
-        pause = FIRST_PAUSE
-        while deadline is None or reactor.seconds() < deadline:
-            try:
-                yield task.deferLater(reactor, pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
-                found = yield self.client.describe_instances(filters={f"tag:{LAUNCH_TAG}": [launch_id]})
-            except EC2CallError as error:
-                log.msg(f"worker {worker}: cannot look for the instance of an unanswered launch: {error}")
-                continue
-            except defer.CancelledError:
-                self._give_up(worker, launch_id)
-                raise
-            if deadline is None:
-                deadline = reactor.seconds() + ABSENT_LIMIT
-            for instance in found:
-                if instance.instance_id not in self.rentals and not instance.ended:
-                    log.msg(f"worker {worker}: EC2 did start {instance.instance_id}; ending it")
-                    yield self.terminate(self._rent(worker, instance))
-            if found:
-                return
-        log.msg(f"worker {worker}: EC2 has started no instance by the unanswered launch")
-
-    def _give_up(self, worker: str, launch_id: str) -> None:
-        log.msg(
-            f"worker {worker}: EC2 may have started an instance for it, tagged {LAUNCH_TAG}={launch_id}; it may run"
-        )
 
     # Ending
 
@@ -239,16 +190,16 @@ class Fleet(SharedService):
             waiting.
         """
         if rental.returned is None:
-            rental.returned = self._in_background(self._terminate(rental))
-        return _observe(rental.returned)
+            rental.returned = self.background.run(self._terminate(rental))
+        return observe(rental.returned)
 
     @defer.inlineCallbacks
     def _terminate(self, rental: Rental) -> Generator[Any, Any, None]:
-        pause = FIRST_PAUSE
+        pause = pauses()
         while not rental.ended:
-            self._tell("terminate", rental.worker, rental.instance_id)
+            self.tell("terminate", rental.worker, rental.instance_id)
             try:
-                yield self.client.terminate_instances(rental.instance_id)
+                yield self._terminator.terminate(rental.instance_id)
             except EC2CallError as error:
                 log.msg(f"cannot end {rental!r}, will try again: {error}")
             except defer.CancelledError:
@@ -259,33 +210,7 @@ class Fleet(SharedService):
                 rental.accepted = True
                 self.watcher.hurry()
                 return
-            yield task.deferLater(self.master.reactor, pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _in_background(self, work: defer.Deferred[Any]) -> defer.Deferred[Any]:
-        """Go on with *work* whoever waits for it; :meth:`settle` waits for all of it."""
-
-        def done(result: Any) -> Any:
-            self._background.discard(work)
-            return result
-
-        self._background.add(work)
-        work.addBoth(done)
-        work.addErrback(lambda failure: None if failure.check(defer.CancelledError) else log.err(failure))
-        return work
-
-
-def _observe(source: defer.Deferred[Any]) -> defer.Deferred[Any]:
-    """A Deferred that fires as *source* does; cancelling it leaves *source* alone."""
-    observer: defer.Deferred[Any] = defer.Deferred()
-
-    def fired(result: Any) -> Any:
-        if not observer.called:
-            observer.callback(result)
-        return result
-
-    source.addBoth(fired)
-    return observer
+            yield task.deferLater(self.master.reactor, next(pause))
 
 
 def fleets(services: Mapping[str, Any]) -> list[Fleet]:

@@ -12,8 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from buildbot_ec2ud.ec2.errors import EC2Error
 from buildbot_ec2ud.ec2.parser import Instance
 from buildbot_ec2ud.fleet import region
+from buildbot_ec2ud.fleet.background import FIRST_PAUSE, LONGEST_PAUSE
 from buildbot_ec2ud.fleet.offer import Offer
-from buildbot_ec2ud.fleet.region import FIRST_PAUSE, LONGEST_PAUSE, Fleet
+from buildbot_ec2ud.fleet.region import Fleet
 
 ENDPOINT = "https://ec2.us-east-1.amazonaws.com/"
 SECRET = "a-secret-of-the-account"
@@ -53,17 +54,22 @@ class SilentEC2:
     """A client whose calls wait until the test answers them.
 
     :ivar calls: all calls, the first one first.
+    :ivar sent: whether calls of RunInstances are sent, or still wait for their turn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: task.Clock | None = None) -> None:
+        self.clock = clock
         self.calls: list[Call] = []
+        self.sent = True
 
     def _call(self, *call: Any) -> defer.Deferred[Any]:
         self.calls.append(Call(*call))
         return self.calls[-1].waiting
 
-    def run_instances(self, parameters: Any) -> defer.Deferred[Any]:
-        return self._call("run", parameters)
+    def run_instances(self, parameters: Any, call: Any) -> defer.Deferred[Any]:
+        """A call that is sent at once; see :attr:`sent`."""
+        call.exposed = self.sent
+        return self._call("run", parameters, call)
 
     def describe_instances(self, *ids: str, filters: Any = None) -> defer.Deferred[Any]:
         return self._call("describe", filters) if filters else self._call("look", *ids)
@@ -72,7 +78,9 @@ class SilentEC2:
         return self._call("terminate", *ids)
 
     def made(self, action: str) -> list[Call]:
-        """The calls of *action* so far."""
+        """The calls of *action* so far, to the end of this moment: terminate calls of one moment are merged."""
+        if self.clock is not None:
+            self.clock.advance(0)
         return [call for call in self.calls if call.action == action]
 
     def last(self, action: str) -> Call:
@@ -106,11 +114,11 @@ class Master(MasterService):
 
 class FleetTestCase(SynchronousTestCase):
     def setUp(self):
-        self.ec2 = SilentEC2()
-        self.patch(region, "EC2Client", lambda *_: self.ec2)
-        self.patch(region, "in_thread", lambda *_: defer.succeed("master.example.org"))
         self.master = Master()
         self.clock = self.master.reactor
+        self.ec2 = SilentEC2(self.clock)
+        self.patch(region, "EC2Client", lambda *_: self.ec2)
+        self.patch(region, "in_thread", lambda *_: defer.succeed("master.example.org"))
         self.master.startService()
         self.fleet = self.get_fleet()
         self.texts = logged(self)

@@ -100,6 +100,57 @@ class Launching(FleetTestCase):
         self.assertEqual(self.ec2.last("terminate").args, ("i-1",))
         self.assertIn("i-1", self.fleet.rentals)
 
+    def test_cancelled_before_it_was_sent(self):
+        """A launch that still waits for its turn is taken out, and nothing is looked for."""
+        self.ec2.sent = False
+        launched = self.launch()
+        launched.cancel()
+        self.failureResultOf(launched, defer.CancelledError)
+        self.assertTrue(self.ec2.last("run").cancelled)
+        self.assertEqual((self.fleet.rentals, len(self.fleet.background), self.clock.getDelayedCalls()), ({}, 0, []))
+        self.assertFalse([text for text in self.texts if "may have started" in text])
+
+    def test_abandoned(self):
+        """The call knows that nobody wants its effect any more, so that it is not attempted again."""
+        launched = self.launch()
+        call = self.ec2.last("run").args[1]
+        self.assertEqual((call.caller, call.abandoned), ("w", False))
+        launched.cancel()
+        self.failureResultOf(launched, defer.CancelledError)
+        self.assertTrue(call.abandoned)
+
+    def test_abandoned_without_an_answer(self):
+        """An instance that the call may have started all the same is looked for."""
+        launched = self.launch()
+        launched.cancel()
+        self.failureResultOf(launched, defer.CancelledError)
+        self.ec2.last("run").fail(NoAnswer("a bad day"))
+        self.pump(1)
+        self.ec2.last("describe").answer(instance("i-9"))
+        self.assertEqual(self.ec2.last("terminate").args, ("i-9",))
+
+    def test_token_of_an_ended_instance(self):
+        """A reply was lost and its instance has ended before the call was repeated: the offer is asked for once more."""
+        launched = self.launch()
+        self.ec2.last("run").fail(refusal("IdempotentInstanceTerminated"))
+        self.assertNoResult(launched)
+        first, second = (call.args[0] for call in self.ec2.made("run"))
+        self.assertEqual(first["InstanceType"], second["InstanceType"])
+        self.assertNotEqual(first["ClientToken"], second["ClientToken"])
+        self.ec2.last("run").fail(refusal("IdempotentInstanceTerminated"))
+        self.failureResultOf(launched, EC2CallError)
+        self.assertEqual(len(self.ec2.made("run")), 2)
+
+    def test_no_capacity_after_silence(self):
+        """Where an earlier attempt may have started an instance, no other offer is asked for under the same tag."""
+        launched = self.launch()
+        error = refusal(NO_CAPACITY)
+        error.after_unknown = True
+        self.ec2.last("run").fail(error)
+        self.assertIs(self.failureResultOf(launched, EC2CallError).value, error)
+        self.pump(1)
+        self.assertEqual((len(self.ec2.made("run")), len(self.ec2.made("describe"))), (1, 1))
+
     def test_cancelled_asks_for_no_other_offer(self):
         launched = self.launch()
         launched.cancel()

@@ -7,7 +7,8 @@ from typing import Any
 from twisted.internet import defer
 
 from buildbot_ec2ud.ec2.errors import NoAnswer
-from buildbot_ec2ud.fleet.region import LONGEST_PAUSE, STOP_TIMEOUT
+from buildbot_ec2ud.fleet.background import LONGEST_PAUSE
+from buildbot_ec2ud.fleet.region import STOP_TIMEOUT
 from tests.unit.fleets import FleetTestCase, growing, instance, refusal
 
 
@@ -71,16 +72,15 @@ class Stopping(FleetTestCase):
         self.assertEqual((self.ec2.calls, self.clock.getDelayedCalls()), ([], []))
 
     def test_ends_what_is_left(self):
-        """Running instances are ended, and stopped ones, whose volumes cost; not those that have ended already."""
+        """Running instances are ended, and stopped ones, whose volumes cost, all in one call; not those that have ended."""
         for instance_id, state in (("i-1", "running"), ("i-2", "stopped"), ("i-3", "pending")):
             self.rent(instance_id, state)
         self.pump(1)
         self.ec2.last("look").answer(*(instance(i, s) for i, s in (("i-1", "terminated"), ("i-2", "stopped"))))
         stopped = self.stop()
-        self.assertEqual([call.args for call in self.ec2.made("terminate")], [("i-2",), ("i-3",)])
-        for call in self.ec2.made("terminate"):
-            self.assertNoResult(stopped)
-            call.answer()
+        self.assertEqual([call.args for call in self.ec2.made("terminate")], [("i-2", "i-3")])
+        self.assertNoResult(stopped)
+        self.ec2.last("terminate").answer()
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertFalse([text for text in self.texts if "may still run" in text])
@@ -100,11 +100,11 @@ class Stopping(FleetTestCase):
 
     def test_gives_up(self):
         """A stopping master does not wait for ever, and says which instance may be left."""
-        self.rent()
+        self.fleet.terminate(self.rent())
+        self.ec2.last("terminate").answer()
         self.rent("i-2")
         stopped = self.stop()
-        self.ec2.made("terminate")[0].answer()
-        self.ec2.made("terminate")[1].fail(NoAnswer("a bad day"))
+        self.ec2.last("terminate").fail(NoAnswer("a bad day"))
         self.pump(STOP_TIMEOUT - 1)
         self.assertNoResult(stopped)
         self.pump(1)
