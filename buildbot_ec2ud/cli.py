@@ -7,19 +7,23 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from buildbot_ec2ud import __version__, template
+
+#: What is said where the demo's libraries are not installed.
+_MISSING = "{}; pip install 'buildbot-ec2ud[embedded]'"
 
 
 def _demo(options: argparse.Namespace) -> int:
     try:
         from buildbot_ec2ud.demo import Demo
     except ModuleNotFoundError as error:
-        print(f"buildbot-ec2ud demo: {error}; pip install 'buildbot-ec2ud[embedded]'", file=sys.stderr)
+        print(f"buildbot-ec2ud demo: {_MISSING.format(error)}", file=sys.stderr)
         return 1
     from twisted.internet import reactor
 
-    return Demo(reactor, options.workers, options.port, options.once).run()
+    return Demo(reactor, options.workers, options.port, options.once, options.faults).run()
 
 
 def _template(options: argparse.Namespace) -> int:
@@ -57,6 +61,31 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _faults(text: str) -> Any:
+    try:
+        from buildbot_ec2ud.embedded import Faults
+
+        return Faults.parse(text)
+    except ModuleNotFoundError as error:
+        raise argparse.ArgumentTypeError(_MISSING.format(error)) from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+class _DemoHelp(argparse.Action):
+    """``--help`` with the faults, whose names are known only where the demo's libraries are installed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        try:
+            from buildbot_ec2ud.embedded.faults import describe
+
+            parser.epilog = describe()
+        except ModuleNotFoundError as error:
+            parser.epilog = f"faults: {_MISSING.format(error)}"
+        parser.print_help()
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="buildbot-ec2ud", description="Buildbot workers on EC2, without images to keep."
@@ -64,12 +93,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"buildbot-ec2ud {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    demo = commands.add_parser("demo", help="a master, an EC2 and its instances on this machine", description=_DEMO)
+    demo = commands.add_parser(
+        "demo",
+        help="a master, an EC2 and its instances on this machine",
+        description=_DEMO,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    demo.add_argument("-h", "--help", action=_DemoHelp, nargs=0, help="show this help message and exit")
     demo.add_argument("--once", action="store_true", help="run one build on each worker, then end")
     demo.add_argument("--workers", type=_count, default=1, metavar="N", help="how many workers (default: 1)")
     demo.add_argument(
         "--port", type=_port, metavar="P", help="port of the web UI (default: 8010, with --once any free one)"
     )
+    demo.add_argument("--faults", type=_faults, metavar="LIST", help="what goes wrong in EC2: see below")
     demo.set_defaults(function=_demo)
 
     init = commands.add_parser("init", help="make a master with its own copy of the template")
@@ -81,8 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_DEMO = """Creates a Buildbot master from the packaged template, starts it together with an embedded EC2 whose instances
-really run their user-data, and prints a line for each thing that happens. Exit status with --once: 0 only if every build
+_DEMO = """\
+Creates a Buildbot master from the packaged template, starts it together with
+an embedded EC2 whose instances really run their user-data, and prints a line
+for each thing that happens. Exit status with --once: 0 only if every build
 succeeded and no instance is left. Nothing stays behind."""
 
 

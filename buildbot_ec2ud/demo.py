@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.python import log
 
 from buildbot_ec2ud import template
-from buildbot_ec2ud.embedded import Build, EmbeddedEC2, EmbeddedMaster
+from buildbot_ec2ud.embedded import Build, EmbeddedEC2, EmbeddedMaster, Faults
 from buildbot_ec2ud.embedded.master import StartFailed
 from buildbot_ec2ud.fleet.region import fleets
 from buildbot_ec2ud.fleet.rental import FleetEvent
@@ -48,13 +48,22 @@ class Demo:
     :param workers: how many workers, and with *once* how many builds.
     :param port: TCP port of the web UI; None for the usual one.
     :param once: run one build on each worker and end, instead of waiting for Ctrl-C.
+    :param faults: what goes wrong in EC2; nothing, unless given.
     """
 
-    def __init__(self, reactor: IReactorCore, workers: int = 1, port: int | None = None, once: bool = False) -> None:
+    def __init__(
+        self,
+        reactor: IReactorCore,
+        workers: int = 1,
+        port: int | None = None,
+        once: bool = False,
+        faults: Faults | None = None,
+    ) -> None:
         self._reactor: Any = reactor
         self._workers = workers
         self._port = (0 if once else PORT) if port is None else port
         self._once = once
+        self._faults = faults
         self._began = reactor.seconds()  # type: ignore[attr-defined]
         self._worker_of: dict[str, str] = {}
         self._interrupted: defer.Deferred[None] = defer.Deferred()
@@ -116,7 +125,7 @@ class Demo:
     @defer.inlineCallbacks
     def _farm(self, directory: Path) -> Generator[Any, Any, None]:
         """Start everything, do the work, and end everything."""
-        self._ec2 = EmbeddedEC2(str(directory / "instances"), reactor=self._reactor)
+        self._ec2 = EmbeddedEC2(str(directory / "instances"), reactor=self._reactor, faults=self._faults)
         self._ec2.subscribe(self._instance_event)
         self._ec2.start()
         try:
@@ -186,7 +195,9 @@ class Demo:
         self._say(kind, event.worker, f"{event.instance_id or ''} {event.text}".strip())
 
     def _instance_event(self, instance_id: str, what: str, details: str) -> None:
-        if what == "running" or what.startswith("user-data"):
+        if what == "fault":
+            self._say("fault", "", details)
+        elif what == "running" or what.startswith("user-data"):
             self._say(what, self._worker_of.get(instance_id, ""), f"{instance_id} {details}")
 
     def _request_event(self, _: Any, request: Mapping[str, Any]) -> None:

@@ -7,8 +7,10 @@ moto does not document is in this file, and a test holds each against the instal
 from __future__ import annotations
 
 import base64
+import binascii
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -18,11 +20,15 @@ os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
 from moto.backends import get_backend  # noqa: E402
 from moto.core.responses import ActionResult  # noqa: E402
 from moto.core.utils import utcnow  # noqa: E402
+from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError  # noqa: E402
 from moto.ec2.models import EC2Backend  # noqa: E402
-from moto.ec2.models.instances import Instance, InstanceState, StateReason  # noqa: E402
+from moto.ec2.models.instances import Instance, InstanceState, Reservation, StateReason  # noqa: E402
 from moto.ec2.responses.general import General  # noqa: E402
+from moto.ec2.responses.instances import InstanceResponse  # noqa: E402
 from moto.server import DomainDispatcherApplication, create_backend_app  # noqa: E402
 
+#: An error that the caller gets, with status 400: its code and its message.
+EC2Error = EC2ClientError
 #: EC2's codes of the states of an instance.
 STATE_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 
@@ -51,6 +57,46 @@ def state_of(instance: Instance) -> str:
 def user_data(instance: Instance) -> bytes:
     """The user-data as it was before base64."""
     return base64.b64decode(str(instance.user_data or ""))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A call of ``RunInstances``.
+
+    :ivar zone: the availability zone, if the call names one or a subnet; else empty.
+    :ivar token: the client token, empty if there is none.
+    :ivar user_data: as it was before base64.
+    :ivar parameters: all but the token, as they were sent.
+    """
+
+    account: str
+    region: str
+    zone: str
+    token: str
+    user_data: bytes = field(repr=False)
+    parameters: Mapping[str, str] = field(repr=False)
+
+
+def _launch(response: InstanceResponse) -> Launch:
+    """What a request asks for.
+
+    :raises EC2Error: there is no such subnet.
+    """
+    zone, subnet = response._get_param("Placement.AvailabilityZone"), response._get_param("SubnetId")
+    if not zone and subnet:
+        zone = response.ec2_backend.get_subnet(subnet).availability_zone
+    try:
+        user_data = base64.b64decode(response._get_param("UserData") or "")
+    except binascii.Error:
+        user_data = b""  # moto will refuse it
+    return Launch(
+        response.current_account,
+        response.region,
+        zone or "",
+        response._get_param("ClientToken") or "",
+        user_data,
+        {name: values[0] for name, values in response.querystring.items() if name != "ClientToken"},
+    )
 
 
 def shutdown_behavior(instance: Instance) -> str:
@@ -82,6 +128,8 @@ class Hooks:
     :param ending: an instance is on its way to ``stopped`` or ``terminated``, the second argument.
     :param started: a stopped instance is started again, and is pending.
     :param console: gives the console of an instance.
+    :param launching: called with each ``RunInstances`` and what does it; gives the reservation, or raises EC2Error.
+    :param visible: whether the instance with that id is found where instances are looked up.
     """
 
     def __init__(
@@ -90,9 +138,14 @@ class Hooks:
         ending: Callable[[Instance, str], Any],
         started: Callable[[Instance], Any],
         console: Callable[[str], bytes],
+        launching: Callable[[Launch, Callable[[], Reservation]], Reservation],
+        visible: Callable[[str], bool],
     ) -> None:
         run_instances, terminate, stop = EC2Backend.run_instances, Instance.terminate, Instance.stop
-        start = Instance.start
+        start, answer_launch = Instance.start, InstanceResponse.run_instances
+        # What the API looks instances up by. Not get_instance(): moto itself uses it for instances that it just makes.
+        find_all, find_some = EC2Backend.describe_instances, EC2Backend.get_reservations_by_instance_ids
+        find_to_change = EC2Backend.get_multi_instances_by_id
 
         def run_and_tell(backend: EC2Backend, *args: Any, **kwargs: Any) -> Any:
             reservation = run_instances(backend, *args, **kwargs)
@@ -130,7 +183,33 @@ class Hooks:
             output = base64.b64encode(console(instance.id)).decode("ascii")
             return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": output})
 
+        def answer_known_launch(response: InstanceResponse) -> ActionResult:
+            return ActionResult(launching(_launch(response), lambda: answer_launch(response).result))
+
+        def find_visible(backend: EC2Backend, *args: Any, **kwargs: Any) -> list[Reservation]:
+            found = find_all(backend, *args, **kwargs)  # copies, each with the list of the original
+            for reservation in found:
+                reservation.instances = [instance for instance in reservation.instances if visible(instance.id)]
+            return [reservation for reservation in found if reservation.instances]
+
+        def find_some_visible(backend: EC2Backend, instance_ids: list[str], *args: Any, **kwargs: Any) -> Any:
+            refuse_hidden(instance_ids)
+            return find_some(backend, instance_ids, *args, **kwargs)
+
+        def find_visible_to_change(backend: EC2Backend, instance_ids: list[str], *args: Any, **kwargs: Any) -> Any:
+            refuse_hidden(instance_ids)
+            return find_to_change(backend, instance_ids, *args, **kwargs)
+
+        def refuse_hidden(instance_ids: list[str]) -> None:
+            hidden = [instance_id for instance_id in instance_ids if not visible(instance_id)]
+            if hidden:
+                raise InvalidInstanceIdError(hidden)
+
         self._patches = [
+            mock.patch.object(InstanceResponse, "run_instances", answer_known_launch),
+            mock.patch.object(EC2Backend, "describe_instances", find_visible),
+            mock.patch.object(EC2Backend, "get_reservations_by_instance_ids", find_some_visible),
+            mock.patch.object(EC2Backend, "get_multi_instances_by_id", find_visible_to_change),
             mock.patch.object(EC2Backend, "run_instances", run_and_tell),
             mock.patch.object(Instance, "terminate", terminate_and_tell),
             mock.patch.object(Instance, "stop", stop_and_tell),

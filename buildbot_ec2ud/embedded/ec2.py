@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import collections
-import io
 import shutil
 import sys
 import tempfile
-import urllib.parse
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,15 @@ from twisted.internet import defer, task
 from twisted.protocols.policies import WrappingFactory
 from twisted.python import log
 from twisted.python.threadpool import ThreadPool
-from twisted.web.server import Site
 from twisted.web.wsgi import WSGIResource
 
+from buildbot_ec2ud.ec2.threads import in_thread
 from buildbot_ec2ud.embedded import _moto
+from buildbot_ec2ud.embedded.faults import Faults
+from buildbot_ec2ud.embedded.kinds import Kind
+from buildbot_ec2ud.embedded.launches import Launches
 from buildbot_ec2ud.embedded.machine import Machine
+from buildbot_ec2ud.embedded.wire import FaultySite
 from buildbot_ec2ud.userdata.scripts import packaged
 
 #: Threads that answer requests. moto is bound by the GIL: more would only take turns.
@@ -31,15 +33,9 @@ SWITCH_INTERVAL = 0.0005
 
 _SHUTDOWN_FROM_INSIDE = ("Client.InstanceInitiatedShutdown", "Instance initiated shutdown")
 
-#: Called with the instance's id, what happened (a state of EC2's, ``user-data started``, ``user-data ended``), and details.
+#: Called with the instance's id, what happened (a state of EC2's, ``user-data started``, ``user-data ended``), and details;
+#: of a fault that has hit a call, with no id, ``fault``, and what it was.
 Listener = Callable[[str, str, str], Any]
-
-
-class _QuietSite(Site):
-    noisy = False
-
-    def log(self, request: Any) -> None:
-        """Keep the requests out of the log of whoever embeds this."""
 
 
 class EmbeddedEC2:
@@ -50,6 +46,8 @@ class EmbeddedEC2:
     :param pending: seconds from a launch to ``running``.
     :param shutting_down: seconds from a termination to ``terminated``; the machine's processes end before.
     :param reactor: Twisted's, unless given.
+    :param faults: what goes wrong; nothing, unless given.
+    :ivar faults: the same, to be changed at any time.
     :ivar endpoint_url: the address of the API, while it runs.
     :ivar calls: how many times each action was called.
     """
@@ -67,6 +65,7 @@ class EmbeddedEC2:
         pending: float = 0.5,
         shutting_down: float = 0.5,
         reactor: Any = None,
+        faults: Faults | None = None,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -77,8 +76,10 @@ class EmbeddedEC2:
         self._given_directory = directory
         self._listeners: list[Listener] = []
         self._machines: dict[str, Machine] = {}
+        self._launched_at: dict[str, float] = {}
         self._work: set[defer.Deferred[Any]] = set()
         self._stopping = False
+        self.faults = faults or Faults()
         self.calls: collections.Counter[str] = collections.Counter()
         self.endpoint_url = ""
 
@@ -96,7 +97,7 @@ class EmbeddedEC2:
         }
 
     def subscribe(self, listener: Listener) -> None:
-        """Call *listener* with each thing that happens to an instance."""
+        """Call *listener* with each thing that happens to an instance, and with each fault that hits a call."""
         self._listeners.append(listener)
 
     def states(self) -> dict[str, str]:
@@ -125,8 +126,8 @@ class EmbeddedEC2:
         if EmbeddedEC2._running is not None:
             raise RuntimeError("an embedded EC2 runs in this process already")
         self._pool = ThreadPool(1, THREADS, "embedded-ec2")
-        site = _QuietSite(WSGIResource(self._reactor, self._pool, self._counted(_moto.application())))
-        site.displayTracebacks = False
+        moto = WSGIResource(self._reactor, self._pool, _moto.application())
+        site = FaultySite(moto, self._reactor, self._arrived, lambda: self.faults.latency)
         self._connections = WrappingFactory(site)
         self._connections.noisy = False
         self._port = self._reactor.listenTCP(self._port_number, self._connections, interface="127.0.0.1")
@@ -140,10 +141,12 @@ class EmbeddedEC2:
         _moto.reset()
         in_reactor = self._reactor.callFromThread
         self._hooks = _moto.Hooks(
-            launched=lambda instance: in_reactor(self._spawn, self._launched, instance),
+            launched=self._made,
             ending=lambda instance, state: in_reactor(self._spawn, self._ending, instance, state),
             started=lambda instance: in_reactor(self._spawn, self._started_again, instance),
             console=self.console,
+            launching=Launches(),
+            visible=self._visible,
         )
         self._hooks.install()
 
@@ -159,25 +162,22 @@ class EmbeddedEC2:
         for work in list(self._work):
             work.cancel()
         yield defer.DeferredList([machine.end() for machine in self._machines.values()])
+        # In a thread, for it waits for the calls that are being done, and these for the reactor.
+        yield in_thread(self._reactor, self._pool.stop)
         self._hooks.remove()
-        self._pool.stop()
         _moto.reset()
         sys.setswitchinterval(self._switch_interval)
         EmbeddedEC2._running = None
         if self._given_directory is None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _counted(self, application: Callable[..., Any]) -> Callable[..., Any]:
-        """WSGI middleware that counts the calls of each action. Runs in the threads of the requests."""
-
-        def count(environ: dict[str, Any], start_response: Any) -> Any:
-            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            environ["wsgi.input"] = io.BytesIO(body)
-            for action in urllib.parse.parse_qs(body.decode("utf-8", "replace")).get("Action", []):
-                self.calls[action] += 1
-            return application(environ, start_response)
-
-        return count
+    def _arrived(self, action: str, parameters: Mapping[str, str], region: str) -> Kind | None:
+        """Count a call, and tell what goes wrong with it."""
+        self.calls[action] += 1
+        kind = self.faults.strike(action, parameters, region, self._reactor.seconds())
+        if kind is not None:
+            self._tell("", "fault", f"{kind.name} of {action}")
+        return kind
 
     # What happens to instances, over time
 
@@ -197,6 +197,17 @@ class EmbeddedEC2:
     def _tell(self, instance_id: str, what: str, details: str = "") -> None:
         for listener in list(self._listeners):
             listener(instance_id, what, details)
+
+    def _made(self, instance: Any) -> None:
+        """An instance has been made. Called in the thread of the request."""
+        self._launched_at[instance.id] = self._reactor.seconds()
+        self._reactor.callFromThread(self._spawn, self._launched, instance)
+
+    def _visible(self, instance_id: str) -> bool:
+        """Whether those who look for an instance find it. Called in the threads of the requests."""
+        now = self._reactor.seconds()
+        # Another thread may see an instance of which this object has not heard yet.
+        return now >= self._launched_at.get(instance_id, now) + self.faults.visible_after
 
     @defer.inlineCallbacks
     def _launched(self, instance: Any) -> Generator[Any, Any, None]:

@@ -11,7 +11,9 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.internet import defer, reactor, task
 from twisted.internet.protocol import Factory, Protocol
 
+from buildbot_ec2ud.ec2 import query
 from buildbot_ec2ud.ec2.errors import NoAnswer
+from buildbot_ec2ud.ec2.query import Call
 from buildbot_ec2ud.embedded import StartFailed
 from buildbot_ec2ud.fleet import region
 from tests.support import FarmTestCase, configuration
@@ -42,6 +44,7 @@ class BadDays(FarmTestCase):
     @defer.inlineCallbacks
     def test_nobody_listens(self):
         """An endpoint that refuses connections is passing trouble: the build is tried again."""
+        self.patch(query, "PATIENCE", 0.5)
         yield self.refused(RETRY, "RunInstances: http://127.0.0.1:1", endpoint_url="http://127.0.0.1:1")
 
     @defer.inlineCallbacks
@@ -329,6 +332,9 @@ class Held:
     def __call__(self, *args):
         if not self.held:
             return self.real(*args)
+        for call in args:
+            if isinstance(call, Call):
+                call.exposed = True  # it is held by EC2, not by us
         waiting = defer.Deferred()
         self.calls.append(waiting)
         return waiting.addCallback(lambda _: self.real(*args)).addCallback(self.answered)

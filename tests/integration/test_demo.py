@@ -165,3 +165,36 @@ class Demo(TestCase):
             self.assertEqual(len(said), 1, command.output.decode())
             self.assertIn(f"127.0.0.1:{taken.getsockname()[1]}", said[0])
             self.assertNotIn("Traceback", command.output.decode())
+
+    @defer.inlineCallbacks
+    def test_bad_faults(self):
+        """A mistake in the list of faults is told before anything is started."""
+        command = self.demo("--once", "--faults", "throttle,lostreply:RunInstances")
+        yield self.ends(command, 2)
+        text = command.output.decode()
+        self.assertIn("argument --faults: unknown kind of fault 'lostreply'; did you mean lost-reply?", text)
+        self.assertNotIn("master created", text)
+        self.assertNotIn("Traceback", text)
+
+    @defer.inlineCallbacks
+    def test_throttle(self):
+        """With EC2's own limits, the demo's own calls are not too many."""
+        command = self.demo("--once", "--faults", "throttle")
+        yield self.ends(command, 0)
+        self.assertIn("1 of 1 builds succeeded", command.output.decode())
+        self.assertEqual(self.faults(command), [])
+
+    @defer.inlineCallbacks
+    def test_faults(self):
+        """Calls that are hit are made again: one line for each fault, one instance, and the build succeeds."""
+        command = self.demo("--once", "--faults", "lost-reply:RunInstances,throttled:DescribeInstances")
+        yield self.ends(command, 0)
+        text = command.output.decode()
+        self.assertCountEqual(self.faults(command), ["lost-reply of RunInstances", "throttled of DescribeInstances"])
+        self.assertIn("1 of 1 builds succeeded", text)
+        self.assertIn("2 RunInstances and ", text)
+        self.assertEqual(len(set(re.findall(r" running .*?(i-[0-9a-f]+)", text))), 1, text)
+
+    def faults(self, command: Command) -> list[str]:
+        """What the demo has said of faults."""
+        return re.findall(r"^ *[0-9.]+ s  fault +(\S.*)$", command.output.decode(), re.MULTILINE)

@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 from buildbot.config.master import FileLoader
 from twisted.trial.unittest import SynchronousTestCase
 
 from buildbot_ec2ud import __version__, template
 from buildbot_ec2ud.cli import main
+from buildbot_ec2ud.embedded.faults import SETTINGS
+from buildbot_ec2ud.embedded.kinds import KINDS
 from tests.unit.files import directory
 
 
@@ -63,11 +66,38 @@ class ArgumentTests(CommandTestCase):
             (["demo", "--port", "65536"], "not a TCP port: '65536'"),
             (["demo", "--port", "http"], "not a TCP port: 'http'"),
             (["demo", "--port"], "--port"),
+            (["demo", "--faults"], "--faults"),
+            (["demo", "--faults", ""], "argument --faults: an empty part in ''"),
+            (["demo", "--faults", "throttle,lostreply"], "unknown kind of fault 'lostreply'; did you mean lost-reply?"),
+            (["demo", "--faults", "reset:RunInstance"], "unknown action 'RunInstance'; did you mean RunInstances?"),
+            (["demo", "--faults", "100%"], "unknown kind of fault '100%'"),
         ):
             status, out, err = self.command(*arguments)
             self.assertEqual((status, out), (2, ""), arguments)
             self.assertIn("usage: ", err)
             self.assertIn(words, err)
+
+    def test_faults(self) -> None:
+        """Help knows every kind of fault and every setting."""
+        words = self.command("demo", "--help")[1].split()
+        for name in (*KINDS, *SETTINGS, "--faults"):
+            self.assertIn(name, words)
+
+    def test_without_the_extra(self) -> None:
+        """Where moto is not installed, help still helps, and the rest says what to install."""
+        names = ["buildbot_ec2ud.demo", *(name for name in sys.modules if name.startswith("buildbot_ec2ud.embedded"))]
+        patch = mock.patch.dict(sys.modules, dict.fromkeys(names))  # None: cannot be imported
+        patch.start()
+        self.addCleanup(patch.stop)
+        status, out, err = self.command("demo", "--help")
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn("--once", out)
+        self.assertIn("pip install 'buildbot-ec2ud[embedded]'", out)
+        for arguments, expected in ((["--faults", "reset"], 2), (["--once"], 1)):
+            status, out, err = self.command("demo", *arguments)
+            self.assertEqual((status, out), (expected, ""))
+            self.assertIn("pip install 'buildbot-ec2ud[embedded]'", err)
+            self.assertNotIn("Traceback", err)
 
 
 class TemplateTests(CommandTestCase):
