@@ -4,7 +4,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 ARGS =
 
-.PHONY: demo test lint clean
+.PHONY: demo test coverage bench lint clean
 
 $(VENV)/ready: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,17 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(ARGS)
+
+# The files in which every branch has to be run by the unit tests: what they do is seldom seen to happen.
+FULLY_TESTED = */ec2/errors.py,*/ec2/query.py,*/ec2/send.py,*/fleet/pacing.py,*/fleet/terminations.py
+
+coverage: $(VENV)/ready
+	$(BIN)/coverage run --branch --include='$(FULLY_TESTED)' -m pytest --quiet tests/unit/test_errors.py \
+		tests/unit/test_query*.py tests/unit/test_pacing.py tests/unit/test_terminations.py
+	$(BIN)/coverage report --show-missing --fail-under=100
+
+bench: $(VENV)/ready
+	@$(BIN)/python contrib/benchmark/calls.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -55,13 +55,15 @@ setup(
         "buildbot-www>=4.3",
         "txaws>=0.5.0",
         "twisted[tls]>=24.7",
+        "pyopenssl",
+        "service_identity",
         "botocore>=1.40,<2",
         "lxml>=5",
         "attrs>=23",
     ],
     extras_require={
         "embedded": embedded,
-        "test": [*embedded, "pytest>=8", "hypothesis>=6", "boto3", "build", "ruff"],
+        "test": [*embedded, "pytest>=8", "hypothesis>=6", "boto3", "coverage>=7", "build", "ruff"],
     },
     entry_points={
         "console_scripts": ["buildbot-ec2ud = buildbot_ec2ud.cli:main"],
