@@ -62,7 +62,7 @@ class Fleet(SharedService):
         self.rentals: dict[str, Rental] = {}
         self.metrics = Metrics()
         self._keys = (access_key, secret_key)
-        self._limits = limits or {}
+        self.limits = limits or {}
         self._events = SubscriptionPoint(f"EC2 fleet of {region}")
         self.background = Background()
         self._closed = False
@@ -75,7 +75,7 @@ class Fleet(SharedService):
 
     def startService(self) -> defer.Deferred[Any]:
         reactor = self.master.reactor
-        self._pacer = Pacer(reactor, self._limits)
+        self._pacer = Pacer(reactor, self.limits)
         self._transport = Transport(reactor, endpoints.aws_settings().ca_bundle)
         queries = QueryFactory(
             self.region, reactor, self._transport.agent, admit=self._pacer.admit, answered=self._answered

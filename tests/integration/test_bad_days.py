@@ -15,7 +15,7 @@ from buildbot_ec2ud.ec2 import query
 from buildbot_ec2ud.ec2.errors import NoAnswer
 from buildbot_ec2ud.ec2.query import Call
 from buildbot_ec2ud.embedded import StartFailed
-from buildbot_ec2ud.fleet import region
+from buildbot_ec2ud.fleet import pacing, region
 from tests.support import FarmTestCase, configuration
 
 
@@ -219,6 +219,24 @@ class BadDays(FarmTestCase):
         held = Held(getattr(client, call), self.trouble() if lose else None)
         setattr(client, call, held)
         return held
+
+    @defer.inlineCallbacks
+    def test_limits(self):
+        """Workers with the same limits, however they are written, share what paces their calls; others do not."""
+        self.start_ec2()
+        ways = (
+            {"RunInstances": (20, 5), "DescribeInstances": [9, 1]},
+            {"DescribeInstances": (9, 1), "RunInstances": [20, 5]},
+        )
+        workers = [self.worker(f"w{number}", api_limits=way) for number, way in enumerate((*ways, None))]
+        yield self.start_master(configuration(workers))
+        first, second, third = (worker.fleet for worker in workers)
+        self.assertIs(first, second)
+        self.assertIsNot(first, third)
+        self.assertEqual(
+            (first.limits, third.limits),
+            ({"RunInstances": pacing.Limit(20, 5), "DescribeInstances": pacing.Limit(9, 1)}, {}),
+        )
 
     @defer.inlineCallbacks
     def test_reconfig_applies_to_the_next_start(self):
