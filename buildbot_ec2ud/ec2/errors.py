@@ -24,6 +24,7 @@ class ErrorClass(enum.Enum):
     QUOTA = "wait long; no other offer of this account helps"
     CONFIGURATION = "somebody has to change the configuration"
     NOT_VISIBLE_YET = "repeat for some minutes: EC2 is eventually consistent"
+    IN_USE = "repeat for some minutes: something else has to let go of it first"
     GONE = "nothing is left to do: what was to be undone is no more"
     UNREACHABLE = "repeat: the call certainly had no effect"
     CREDENTIALS = "refresh the credentials once, then give up"
@@ -50,6 +51,7 @@ _CODES: dict[ErrorClass, str] = {
         """,
     # Also what EC2 says of an instance that is long gone: who asks knows how old it is.
     ErrorClass.NOT_VISIBLE_YET: "InvalidInstanceID.NotFound",
+    ErrorClass.IN_USE: "VolumeInUse IncorrectState",
     ErrorClass.GONE: "InvalidAssociationID.NotFound InvalidAttachment.NotFound",
     ErrorClass.CREDENTIALS: """
         AuthFailure ExpiredToken ExpiredTokenException InvalidClientTokenId SignatureDoesNotMatch RequestExpired
@@ -63,6 +65,14 @@ _CODES: dict[ErrorClass, str] = {
 }
 
 _CLASS_OF: dict[str, ErrorClass] = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
+
+#: State reasons of an instance that EC2 has ended because it had no capacity for it, or wanted that back. Source: botocore's
+#: model of EC2, ``StateReason``.
+LACKED_CAPACITY = (
+    "Server.InsufficientInstanceCapacity",
+    "Server.SpotInstanceShutdown",
+    "Server.SpotInstanceTermination",
+)
 
 #: ``InvalidAMIID.NotFound``, ``InvalidParameterValue`` and the two hundred like them.
 _CONFIGURATION_PREFIXES = ("Invalid",)

@@ -14,13 +14,22 @@ from lxml import etree
 from txaws.ec2 import client, model
 
 from buildbot_ec2ud.ec2 import xml
-from buildbot_ec2ud.ec2.errors import NoAnswer
+from buildbot_ec2ud.ec2.attaching import Address, BlockDevice, Volume, VolumeAttachment
+from buildbot_ec2ud.ec2.errors import LACKED_CAPACITY, NoAnswer
+from buildbot_ec2ud.ec2.images import Image
 
 #: What of an instance is read: a third of what EC2 tells.
 _OF_INSTANCE = (
     *("{*}instanceId", "{*}instanceState", "{*}instanceType", "{*}imageId", "{*}keyName", "{*}amiLaunchIndex"),
     *("{*}privateDnsName", "{*}dnsName", "{*}privateIpAddress", "{*}ipAddress", "{*}subnetId", "{*}placement"),
     *("{*}launchTime", "{*}tagSet", "{*}stateReason", "{*}reason", "{*}instanceLifecycle"),
+    *("{*}rootDeviceName", "{*}blockDeviceMapping"),
+)
+
+#: What of an image is read.
+_OF_IMAGE = (
+    *("{*}imageId", "{*}imageState", "{*}imageLocation", "{*}name", "{*}creationDate", "{*}rootDeviceName"),
+    "{*}architecture",
 )
 
 
@@ -32,6 +41,8 @@ class Instance(model.Instance):
     :ivar state_transition_reason: the older, free text for the same.
     :ivar lifecycle: ``"spot"``, or ``"on-demand"``.
     :ivar subnet_id: the id of its subnet, or None.
+    :ivar root_device_name: the device that it boots from, such as ``/dev/sda1``.
+    :ivar block_devices: the EBS volumes that it has.
     """
 
     tags: dict[str, str]
@@ -39,6 +50,8 @@ class Instance(model.Instance):
     state_transition_reason: str
     lifecycle: str
     subnet_id: str | None
+    root_device_name: str = ""
+    block_devices: tuple[BlockDevice, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -49,6 +62,11 @@ class Instance(model.Instance):
     def ending(self) -> bool:
         """Whether it is on its way out, or out: it will never run again by itself."""
         return self.instance_state in ("shutting-down", "terminated", "stopping", "stopped")
+
+    @property
+    def lacked_capacity(self) -> bool:
+        """Whether EC2 has ended it because it had no capacity for it, or wanted that back."""
+        return self.ending and self.state_reason[0] in LACKED_CAPACITY
 
     def why(self) -> str:
         """Why it is in its state, in EC2's words; empty when EC2 gives no reason."""
@@ -87,6 +105,8 @@ class Parser(client.Parser):
         instance.state_transition_reason = text("reason")
         instance.lifecycle = text("instanceLifecycle") or "on-demand"
         instance.subnet_id = text("subnetId") or None
+        instance.root_device_name = text("rootDeviceName")
+        instance.block_devices = tuple(map(_block_device, node.items("blockDeviceMapping")))
         return instance
 
     def _reservation(self, element: Any) -> Iterator[Instance]:
@@ -116,12 +136,35 @@ class Parser(client.Parser):
         instances = [instance for item in page.items("reservationSet") for instance in self._reservation(item)]
         return instances, page.text("nextToken") or None
 
+    def describe_images_page(self, xml_bytes: bytes) -> tuple[list[Image], str | None]:
+        """One page of DescribeImages.
+
+        :return: the images, and the token of the next page (None after the last).
+        """
+        root = _answer(xml_bytes, "DescribeImages")
+        if root.find("{*}imagesSet") is None:
+            raise NoAnswer("DescribeImages: the answer has no imagesSet")
+        page = _Node(root)
+        return [_image(item) for item in page.items("imagesSet")], page.text("nextToken") or None
+
     def terminate_instances(self, xml_bytes: bytes) -> list[tuple[str, str, str]]:
         answer = _Node(_answer(xml_bytes, "TerminateInstances"))
         return [
             (node.text("instanceId"), node.child("previousState").text("name"), node.child("currentState").text("name"))
             for node in map(_Node, answer.items("instancesSet"))
         ]
+
+    def describe_spot_price_history_page(self, xml_bytes: bytes) -> tuple[list[float], str | None]:
+        """One page of DescribeSpotPriceHistory.
+
+        :return: the prices, and the token of the next page (None after the last).
+        """
+        page = _Node(_answer(xml_bytes, "DescribeSpotPriceHistory"))
+        try:
+            prices = [float(node.text("spotPrice")) for node in map(_Node, page.items("spotPriceHistorySet"))]
+        except ValueError as error:
+            raise NoAnswer(f"DescribeSpotPriceHistory: not a price: {error}") from error
+        return prices, page.text("nextToken") or None
 
     def get_console_output(self, xml_bytes: bytes) -> str:
         """The text of the console; empty while EC2 has none."""
@@ -130,6 +173,45 @@ class Parser(client.Parser):
             return base64.b64decode(encoded, validate=False).decode("utf-8", "replace")
         except ValueError as error:
             raise NoAnswer(f"GetConsoleOutput: the output is not base64: {error}") from error
+
+    def attach_volume(self, xml_bytes: bytes) -> str:
+        """The state of the attachment."""
+        return _Node(_answer(xml_bytes, "AttachVolume")).text("status")
+
+    def describe_volumes(self, xml_bytes: bytes) -> list[Volume]:
+        root = _listing(xml_bytes, "DescribeVolumes", "volumeSet")
+        return [_volume(node) for node in map(_Node, root.items("volumeSet"))]
+
+    def describe_addresses(self, xml_bytes: bytes) -> list[Address]:
+        root = _listing(xml_bytes, "DescribeAddresses", "addressesSet")
+        names = ("publicIp", "allocationId", "associationId", "instanceId")
+        return [Address(*map(node.text, names)) for node in map(_Node, root.items("addressesSet"))]
+
+    def associate_address(self, xml_bytes: bytes) -> str:
+        """The id of the association."""
+        return _Node(_answer(xml_bytes, "AssociateAddress")).text("associationId")
+
+    def disassociate_address(self, xml_bytes: bytes) -> None:
+        _answer(xml_bytes, "DisassociateAddress")
+
+    def modify_instance_attribute(self, xml_bytes: bytes) -> None:
+        _answer(xml_bytes, "ModifyInstanceAttribute")
+
+
+def _image(element: Any) -> Image:
+    text = _Node(element, _OF_IMAGE).text
+    image = Image(
+        text("imageId"),
+        text("imageState"),
+        location=text("imageLocation") or None,
+        name=text("name"),
+        creation_date=text("creationDate"),
+        root_device_name=text("rootDeviceName"),
+        architecture=text("architecture"),
+    )
+    if not image.image_id or not image.state:
+        raise NoAnswer("an image without an id or a state in EC2's answer")
+    return image
 
 
 class _Node:
@@ -163,6 +245,38 @@ class _Node:
 
 
 _NOTHING = _Node(etree.Element("nothing"))
+
+
+def _block_device(item: Any) -> BlockDevice:
+    node = _Node(item)
+    ebs = node.child("ebs")
+    return BlockDevice(node.text("deviceName"), ebs.text("volumeId"), ebs.text("deleteOnTermination") == "true")
+
+
+def _volume(node: _Node) -> Volume:
+    attachments = (
+        VolumeAttachment(attachment.text("instanceId"), attachment.text("device"), attachment.text("status"))
+        for attachment in map(_Node, node.items("attachmentSet"))
+    )
+    return Volume(
+        node.text("volumeId"),
+        node.text("status"),
+        node.text("availabilityZone"),
+        node.text("multiAttachEnabled") == "true",
+        tuple(attachments),
+    )
+
+
+def _listing(xml_bytes: bytes, action: str, name: str) -> _Node:
+    """Parse the answer to *action*, which is a list.
+
+    :param name: of the element that the list is in, which is there when the list is empty, too.
+    :raises NoAnswer: it is something else.
+    """
+    root = _answer(xml_bytes, action)
+    if root.find(f"{{*}}{name}") is None:
+        raise NoAnswer(f"{action}: the answer has no {name}")
+    return _Node(root)
 
 
 def _answer(xml_bytes: bytes, action: str) -> Any:

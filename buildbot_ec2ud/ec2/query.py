@@ -29,7 +29,13 @@ LONGEST_BACKOFF = 20.0
 _AGAIN = (ErrorClass.THROTTLED, ErrorClass.SERVER_FAULT, ErrorClass.UNREACHABLE)
 
 #: Actions that change something and yet can be repeated without a ClientToken.
-_REPEATABLE = ("CreateTags", "TerminateInstances")
+_REPEATABLE = (
+    "AssociateAddress",
+    "CreateTags",
+    "DisassociateAddress",
+    "ModifyInstanceAttribute",
+    "TerminateInstances",
+)
 
 
 class Call:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,9 @@ SERVICE = "ec2"
 
 #: What the serializer adds to the parameters of every call, and txAWS's Query adds by itself.
 _COMMON = ("Action", "Version")
+
+
+_UNKNOWN = re.compile(r'(?P<what>Unknown parameter in .+: "(?P<name>.*)"), must be one of: (?P<known>.*)')
 
 
 @functools.cache
@@ -45,7 +50,16 @@ def check(action: str, parameters: Mapping[str, Any]) -> list[str]:
     :return: a line for each thing that is wrong; empty when all is right.
     """
     report = ParamValidator().validate(parameters, _operation(action).input_shape)
-    return report.generate_report().splitlines() if report.has_errors() else []
+    return [_short(line) for line in report.generate_report().splitlines()] if report.has_errors() else []
+
+
+def _short(line: str) -> str:
+    """Where botocore lists all names that are known, propose the nearest one."""
+    unknown = _UNKNOWN.fullmatch(line)
+    if unknown is None:
+        return line
+    near = difflib.get_close_matches(unknown["name"], unknown["known"].split(", "), n=1)
+    return unknown["what"] + (f"; did you mean {near[0]}?" if near else "")
 
 
 def flatten(action: str, parameters: Mapping[str, Any]) -> dict[str, str]:
