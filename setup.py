@@ -54,7 +54,7 @@ setup(
         "buildbot>=4.3",
         "buildbot-www>=4.3",
         "txaws>=0.5.0",
-        "twisted[tls]>=24.7",
+        "twisted[tls]>=26.4",
         "pyopenssl",
         "service_identity",
         "botocore>=1.40,<2",

@@ -46,10 +46,14 @@ class Opening(protocol.Protocol):
         :param rest: what has come for it already.
         """
         self._user = self._factory.buildProtocol(self.transport.getPeer())
-        self._user.makeConnection(self.transport)
+        self._user.makeConnection(self.transport_for_user())
         self.done.callback(self._user)
         if rest:
             self._user.dataReceived(rest)
+
+    def transport_for_user(self) -> Any:
+        """What the protocol of the connection's user writes to."""
+        return self.transport
 
     def give_up(self, reason: ConnectFailed) -> None:
         """Close the connection, and let :attr:`done` fail; but for the first time, nothing happens."""

@@ -43,13 +43,16 @@ class Call:
 
     :param caller: whom the call is for; calls of different callers take turns.
     :param instances: how many instances it is about.
+    :ivar under_way: whether an attempt is under way at this moment.
     :ivar exposed: whether the call may have taken effect, as far as is known now.
-    :ivar abandoned: set it when nobody wants the call's effect any more: then it is not attempted again.
+    :ivar abandoned: set it when nobody wants the call's effect any more: an attempt that is under way is the last one then.
+        One that waits is to be cancelled.
     """
 
     def __init__(self, caller: str = "", instances: int = 1) -> None:
         self.caller = caller
         self.instances = instances
+        self.under_way = False
         self.exposed = False
         self.abandoned = False
 
@@ -63,6 +66,7 @@ class Attempt:
     :ivar waited: seconds that it waited for its turn before that.
     :ivar seconds: seconds that it took.
     :ivar error: why it failed, or None.
+    :ivar cancelled: whether it failed because nobody waits for it any more.
     """
 
     action: str
@@ -70,6 +74,7 @@ class Attempt:
     waited: float
     seconds: float
     error: EC2CallError | None
+    cancelled: bool = False
 
 
 class Query(BaseQuery):
@@ -133,18 +138,22 @@ class Query(BaseQuery):
         if self._first_sent is None:
             self._first_sent = sent_at
         self._attempts += 1
-        self.call.exposed = True
-        error: EC2CallError | None = NoAnswer("cancelled")
+        self.call.exposed = self.call.under_way = True
+        error: EC2CallError | None = None
+        cancelled = False
         try:
             answer = yield self._factory.sender.send(self.action, self.endpoint.get_uri(), body, self._used)
-            result = self.parse(answer)
-            error = None
-            return result
+            return self.parse(answer)
         except EC2CallError as caught:
             error = caught
             raise
+        except BaseException as caught:
+            error, cancelled = NoAnswer(repr(caught)), isinstance(caught, defer.CancelledError)
+            raise
         finally:
-            self._factory.answered(Attempt(self.action, sent_at, waited, self.reactor.seconds() - sent_at, error))
+            self.call.under_way = False
+            seconds = self.reactor.seconds() - sent_at
+            self._factory.answered(Attempt(self.action, sent_at, waited, seconds, error, cancelled))
 
     def _in_time(self, found: defer.Deferred[ReadOnlyCredentials]) -> defer.Deferred[ReadOnlyCredentials]:
         def too_late(result: Any, seconds: float) -> None:

@@ -20,6 +20,8 @@ from buildbot_ec2ud.ec2.threads import in_thread
 CACHE_TIME = 60
 #: Seconds to wait for an answer.
 LOOKUP_TIMEOUT = 5
+#: Seconds after which a look-up counts as hung: another one may begin beside it.
+HUNG_AFTER = 60
 #: Seconds that an old answer is used further after a look-up has failed, before the next look-up.
 RETRY_TIME = 10
 
@@ -70,6 +72,7 @@ class Resolver:
         self._getaddrinfo = getaddrinfo
         self._answers: dict[_Question, _Answer] = {}
         self._waiting: dict[_Question, list[defer.Deferred[list[_Address]]]] = {}
+        self._asked_at: dict[_Question, float] = {}
 
     def resolveHostName(
         self,
@@ -109,12 +112,14 @@ class Resolver:
         answer = self._answers.get(question)
         if answer is not None and self._reactor.seconds() < answer.expires:
             return defer.succeed(answer.addresses)
+        waiters = self._waiting.setdefault(question, [])
         waiter: defer.Deferred[list[_Address]] = defer.Deferred()
+        waiters.append(waiter)
+        waiter.addBoth(_leave, waiter, waiters)
         waiter.addTimeout(LOOKUP_TIMEOUT, self._reactor, onTimeoutCancel=lambda *_: self._old(question))
-        if question in self._waiting:
-            self._waiting[question].append(waiter)
-        else:
-            self._waiting[question] = [waiter]
+        now = self._reactor.seconds()
+        if now >= self._asked_at.get(question, -HUNG_AFTER) + HUNG_AFTER:
+            self._asked_at[question] = now
             self._ask(question)
         return waiter
 
@@ -128,12 +133,13 @@ class Resolver:
         in_thread(self._reactor, look_up).addBoth(self._answered, question)
 
     def _answered(self, result: list[_Address] | Failure, question: _Question) -> None:
+        self._asked_at.pop(question, None)
         if isinstance(result, Failure) or not result:
             result = self._old(question)
         else:
             self._answers[question] = _Answer(result, self._reactor.seconds() + CACHE_TIME)
-        for waiter in self._waiting.pop(question):
-            if not waiter.called:  # else it was cancelled, or has had an old answer
+        for waiter in list(self._waiting.pop(question, [])):
+            if not waiter.called:  # else an earlier one has cancelled it
                 waiter.callback(result)
 
     def _old(self, question: _Question) -> list[_Address]:
@@ -143,3 +149,10 @@ class Resolver:
             return []
         answer.expires = self._reactor.seconds() + RETRY_TIME
         return answer.addresses
+
+
+def _leave(result: Any, waiter: defer.Deferred[Any], waiters: list[defer.Deferred[Any]]) -> Any:
+    """Who was told, or waits no longer, is not told any more."""
+    if waiter in waiters:
+        waiters.remove(waiter)
+    return result

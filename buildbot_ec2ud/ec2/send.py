@@ -136,8 +136,8 @@ def _refused(action: str, status: int, headers: Headers, body: bytes) -> EC2Call
 
 def _skew(headers: Headers) -> float:
     """Seconds that this machine's clock is ahead of that of whoever sent *headers*; 0 when they do not tell."""
-    text = headers.getRawHeaders("Date", [""])[0]
+    (date, *_) = headers.getRawHeaders(b"Date", [b""])
     try:
-        return time.time() - email.utils.parsedate_to_datetime(text).timestamp()
-    except ValueError:
+        return time.time() - email.utils.parsedate_to_datetime(date.decode("ascii")).timestamp()
+    except (ValueError, OverflowError):
         return 0.0

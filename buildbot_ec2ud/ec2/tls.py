@@ -5,19 +5,23 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from OpenSSL import SSL, crypto
 from service_identity import VerificationError
 from twisted.internet import ssl
 from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.interfaces import IHandshakeListener, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import BrowserLikePolicyForHTTPS, HostnameCachingHTTPSPolicy
 from zope.interface import implementer
 
 from buildbot_ec2ud.ec2.opening import ConnectFailed, Opening, OpeningEndpoint
+
+#: Seconds that the other side has to agree that a connection is closed.
+CLOSE_TIMEOUT = 5
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -92,20 +96,34 @@ class Verified:
         """
         creator = self._policy.creatorForNetloc(host.encode("ascii"), port)
         encrypted = wrapClientTLS(creator, endpoint, clock=self._reactor)
-        return OpeningEndpoint(encrypted, lambda factory: _Handshake(factory, host, self._trusted))
+        return OpeningEndpoint(encrypted, lambda factory: _Handshake(factory, host, self._trusted, self._reactor))
 
 
 @implementer(IHandshakeListener)
 class _Handshake(Opening):
-    def __init__(self, factory: IProtocolFactory, host: str, trusted: str) -> None:
+    def __init__(self, factory: IProtocolFactory, host: str, trusted: str, reactor: Any) -> None:
         super().__init__(factory)
         self._host = host
         self._trusted = trusted
+        self._reactor = reactor
+        self._closing: IDelayedCall | None = None
 
     def handshakeCompleted(self) -> None:
-        # Twisted before 26 completes the handshake of a connection that it aborts because of the server's name.
         if not self.transport.disconnecting and not self.done.called:
             self.hand_over()
+
+    def transport_for_user(self) -> _Transport:
+        return _Transport(self.transport, self._close_soon)
+
+    def _close_soon(self) -> None:
+        """The connection is to be closed: TLS waits for the other side's consent, which may never come."""
+        if self._closing is None:
+            self._closing = self._reactor.callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._closing is not None and self._closing.active():
+            self._closing.cancel()
+        super().connectionLost(reason)
 
     def lost(self, reason: Failure) -> TLSError:
         if reason.check(VerificationError):
@@ -114,6 +132,25 @@ class _Handshake(Opening):
             return TLSError(f"{self._host} closed the connection during the TLS handshake")
         text = explain(reason.value)
         return TLSError(f"{text} (trusted: {self._trusted})" if "certificate" in text else text)
+
+
+class _Transport:
+    """A transport that tells when its user closes it.
+
+    :param transport: the real one.
+    :param closes: called then.
+    """
+
+    def __init__(self, transport: Any, closes: Callable[[], None]) -> None:
+        self._transport = transport
+        self._closes = closes
+
+    def loseConnection(self) -> None:
+        self._closes()
+        self._transport.loseConnection()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def explain(error: SSL.Error) -> str:

@@ -15,23 +15,25 @@ class _Seconds:
     """What is kept of many times."""
 
     def __init__(self) -> None:
+        self._count = 0
         self._total = self._longest = 0.0
         self._classes = [0] * (len(BOUNDS) + 1)
 
     def add(self, seconds: float) -> None:
+        self._count += 1
         self._total += seconds
         self._longest = max(self._longest, seconds)
         self._classes[sum(seconds > bound for bound in BOUNDS)] += 1
 
     def as_dict(self) -> dict[str, Any]:
         up_to = dict(zip([*map(str, BOUNDS), "more"], self._classes, strict=True))
-        return {"total": self._total, "longest": self._longest, "up_to": up_to}
+        return {"count": self._count, "total": self._total, "longest": self._longest, "up_to": up_to}
 
 
 class _Action:
     def __init__(self) -> None:
         self.calls = 0
-        self.errors: collections.Counter[str] = collections.Counter()
+        self.errors: collections.defaultdict[str, _Seconds] = collections.defaultdict(_Seconds)
         self.seconds = _Seconds()
         self.waited = _Seconds()
 
@@ -49,20 +51,21 @@ class Metrics:
         action.seconds.add(attempt.seconds)
         action.waited.add(attempt.waited)
         if attempt.error is not None:
-            action.errors[attempt.error.error_class.name.lower()] += 1
+            kind = "cancelled" if attempt.cancelled else attempt.error.error_class.name.lower()
+            action.errors[kind].add(attempt.seconds)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, in plain types that JSON knows.
 
-        :return: by action: ``calls``; ``errors``, counts by the name of the
-            :class:`~buildbot_ec2ud.ec2.errors.ErrorClass`, such as ``throttled``; ``seconds``, how long EC2 took to
-            answer, and ``waited``, how long calls waited for their turn: each with ``total``, ``longest``, and ``up_to``,
-            counts by the bounds of :data:`BOUNDS` and ``more``.
+        :return: by action: ``calls``; ``seconds``, how long EC2 took to answer; ``waited``, how long calls waited for their
+            turn; ``errors``, how long those that failed took, by the name of the
+            :class:`~buildbot_ec2ud.ec2.errors.ErrorClass`, such as ``throttled``, or ``cancelled``. Times have ``count``,
+            ``total``, ``longest``, and ``up_to``, counts by the bounds of :data:`BOUNDS` and ``more``.
         """
         return {
             name: {
                 "calls": action.calls,
-                "errors": dict(action.errors),
+                "errors": {kind: seconds.as_dict() for kind, seconds in action.errors.items()},
                 "seconds": action.seconds.as_dict(),
                 "waited": action.waited.as_dict(),
             }

@@ -34,6 +34,7 @@ class Terminator:
         self._waiting: dict[str, list[defer.Deferred[None]]] = {}
         self._timer: IDelayedCall | None = None
         self._calls: set[defer.Deferred[None]] = set()
+        self._stopped = False
 
     def terminate(self, instance_id: str) -> defer.Deferred[None]:
         """End an instance.
@@ -51,6 +52,7 @@ class Terminator:
         """Make no call any more, and cancel those under way."""
         if self._timer is not None:
             self._timer.cancel()
+        self._stopped = True
         for call in list(self._calls):
             call.cancel()
 
@@ -73,7 +75,8 @@ class Terminator:
                 # The one that is to blame is found by halves.
                 ids = list(batch)
                 for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]):
-                    yield self._end({instance_id: batch[instance_id] for instance_id in half})
+                    if not self._stopped:
+                        yield self._end({instance_id: batch[instance_id] for instance_id in half})
                 return
             result = Failure()
         except Exception:  # whoever waits has to be told, of a mistake of the code too

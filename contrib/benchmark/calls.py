@@ -206,7 +206,7 @@ def throttled() -> Any:
     yield defer.gatherResults([fleet.launch(f"w{number}", str(number), [offer]) for number in range(LAUNCHES)])
     seconds = reactor.seconds() - began
     least = (LAUNCHES - BURST) / PER_SECOND
-    refused = fleet.metrics.as_dict()["RunInstances"]["errors"].get("throttled", 0)
+    refused = fleet.metrics.as_dict()["RunInstances"]["errors"].get("throttled", {"count": 0})["count"]
     line(
         f"{LAUNCHES} launches at AWS's throttle, {refused} refused; the bucket's own time",
         f"{seconds:.2f} s",

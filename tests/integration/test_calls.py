@@ -59,7 +59,8 @@ class CallsTestCase(InstanceTestCase):
         return [instance["InstanceId"] for item in answer["Reservations"] for instance in item["Instances"]]
 
     def errors(self, action: str) -> dict[str, int]:
-        return self.fleet.metrics.as_dict()[action]["errors"]
+        errors = self.fleet.metrics.as_dict()[action]["errors"]
+        return {kind: seconds["count"] for kind, seconds in errors.items()}
 
 
 class BadDays(CallsTestCase):
@@ -164,6 +165,24 @@ class WorseDays(CallsTestCase):
         *ending, without_end = [self.fleet.terminate(rental) for rental in (*rentals, unknown)]
         yield defer.gatherResults(ending)
         self.assertNoResult(without_end)
+
+    @defer.inlineCallbacks
+    def test_slows_down(self):
+        """After EC2 has throttled a call, the next one waits for its turn."""
+        yield self.start_fleet(Faults().add("throttled", "RunInstances"))
+        yield self.launch()
+        self.assertGreater(self.waited("RunInstances"), 0.5)
+
+    @defer.inlineCallbacks
+    def test_limits(self):
+        """With limits of one's own, calls wait as those ask for."""
+        yield self.start_fleet(limits={"RunInstances": Limit(2, 0.5)})
+        yield defer.gatherResults([self.launch("w1"), self.launch("w2")])
+        self.assertGreater(self.waited("RunInstances"), 1.5)
+
+    def waited(self, action: str) -> float:
+        """How long a call has waited for its turn, at most."""
+        return self.fleet.metrics.as_dict()[action]["waited"]["longest"]
 
     @defer.inlineCallbacks
     def test_merged(self):

@@ -31,10 +31,20 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(json.loads(json.dumps(found)), found)
         self.assertEqual(set(found), {"RunInstances", "DescribeInstances"})
         run = found["RunInstances"]
-        self.assertEqual((run["calls"], run["errors"]), (4, {"throttled": 2, "server_fault": 1}))
+        self.assertEqual(run["calls"], 4)
+        self.assertEqual(
+            {kind: (seconds["count"], seconds["total"]) for kind, seconds in run["errors"].items()},
+            {"throttled": (2, 0.4), "server_fault": (1, 30.0)},
+        )
         self.assertEqual((run["seconds"]["total"], run["seconds"]["longest"]), (30.5, 30.0))
         self.assertEqual(run["seconds"]["up_to"], {"0.1": 1, "0.3": 2, "1.0": 0, "3.0": 0, "10.0": 0, "more": 1})
         self.assertEqual((run["waited"]["total"], run["waited"]["longest"]), (4.0, 4.0))
         self.assertEqual(found["DescribeInstances"]["seconds"]["up_to"]["3.0"], 1)
         self.assertEqual(sum(run["seconds"]["up_to"].values()), run["calls"])
         self.assertEqual([*run["seconds"]["up_to"]], [*map(str, BOUNDS), "more"])
+
+    def test_cancelled(self) -> None:
+        """A call that nobody waited for any more is no fault of the server's."""
+        metrics = Metrics()
+        metrics.answered(Attempt("RunInstances", 0.0, 0.0, 5.0, NoAnswer("cancelled"), cancelled=True))
+        self.assertEqual([*metrics.as_dict()["RunInstances"]["errors"]], ["cancelled"])

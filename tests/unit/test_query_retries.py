@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import itertools
 import random
 import time
 from typing import Any
@@ -29,6 +30,7 @@ from buildbot_ec2ud.ec2.errors import (
     NotConnected,
 )
 from buildbot_ec2ud.ec2.query import FIRST_BACKOFF, LONGEST_BACKOFF, PATIENCE, Attempt, Call, QueryFactory
+from buildbot_ec2ud.fleet.pacing import Pacer
 from tests.unit import servers
 from tests.unit.fleets import logged
 from tests.unit.servers import KEYS, NONE, REGION, Given
@@ -75,6 +77,8 @@ class Agent:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if answer is None:
             return defer.Deferred()
+        if isinstance(answer, defer.Deferred):
+            return answer
         return defer.fail(answer) if isinstance(answer, Exception) else defer.succeed(Response(*answer))
 
 
@@ -196,6 +200,39 @@ class Again(RetryTestCase):
         self.assertEqual(self.successResultOf(found), [])
 
 
+class FortyLaunches(RetryTestCase):
+    """40 launches in one moment, under the throttle that AWS documents, with all that stands between a fleet and EC2."""
+
+    def test_all(self) -> None:
+        """All are made, in 1.15 times what EC2's bucket needs for them, and hardly one is refused."""
+        level, filled_at, refusals = 5.0, 0.0, 0
+
+        def answer() -> Response:
+            nonlocal level, filled_at, refusals
+            now = self.clock.seconds()
+            level, filled_at = min(5.0, level + 2.0 * (now - filled_at)), now
+            if level < 1:
+                refusals += 1
+                return Response(*refused("RequestLimitExceeded", 503))
+            level -= 1
+            return Response(200, STARTED)
+
+        latencies = itertools.cycle([0.3, 0.3, 0.3, 0.3, 0.05, 0.1, 0.2, 0.02])
+        self.agent = Agent(self.clock)
+        self.agent.request = lambda *_: task.deferLater(self.clock, next(latencies), answer)  # type: ignore[method-assign]
+        pacer = Pacer(self.clock, {})
+        factory = QueryFactory(REGION, self.clock, self.agent, admit=pacer.admit, answered=pacer.answered)
+        client = EC2Client(self.creds, "https://ec2.example.org/", factory)
+        done: list[float] = []
+        for number in range(40):
+            launched = client.run_instances({**LAUNCH, "ClientToken": str(number)}, Call(f"w{number}"))
+            launched.addCallback(lambda _: done.append(self.clock.seconds()))
+        self.clock.pump([0.01] * 5000)
+        self.assertEqual(len(done), 40)
+        self.assertLessEqual(done[-1], 1.15 * (40 - 5) / 2)
+        self.assertLessEqual(refusals, 5)
+
+
 class NotAgain(RetryTestCase):
     """What another attempt does not mend."""
 
@@ -283,11 +320,30 @@ class Exposed(RetryTestCase):
     def test_abandoned(self) -> None:
         """A call whose effect nobody wants any more is not attempted again."""
         call = Call()
-        failed = self.launch(refused("Unavailable", 503), call=call)
+        answer: defer.Deferred[Any] = defer.Deferred()
+        failed = self.launch(answer, call=call)
+        self.assertTrue(call.under_way)
         call.abandoned = True
-        self.pump(FIRST_BACKOFF)
-        self.assertEqual(len(self.agent.times), 2)
+        answer.callback(Response(*refused("Unavailable", 503)))
+        self.assertEqual(len(self.agent.times), 1)
         self.failureResultOf(failed, EC2Error)
+        self.assertFalse(call.under_way)
+
+    def test_waiting_is_not_under_way(self) -> None:
+        """What waits for its turn or for the end of a pause can be cancelled, and nothing goes out any more."""
+        for answers, more in (
+            ([refused("Unavailable", 503)], {}),
+            ([CLOSED, CLOSED, CLOSED], {}),
+            ([(200, STARTED)], {"admit": lambda *_: defer.Deferred()}),
+        ):
+            call = Call()
+            failed = self.launch(*answers, call=call, **more)
+            sent = len(self.agent.times)
+            self.assertFalse(call.under_way)
+            failed.cancel()
+            self.failureResultOf(failed, defer.CancelledError)
+            self.pump()
+            self.assertEqual(len(self.agent.times), sent)
 
     def test_cancelled_while_it_waits_for_its_turn(self) -> None:
         cancelled: list[Any] = []
@@ -383,6 +439,7 @@ class ClockTests(RetryTestCase):
             ("AuthFailure", self.date(0)),
             ("AuthFailure", "yesterday"),
             ("AuthFailure", ""),
+            ("AuthFailure", "Tue, 24 Nov 2026 00:00:00 +9999999"),
             ("InvalidAMIID.NotFound", self.date(1200)),
         ):
             call = self.describe(refused(code, 400, Date=date))
@@ -421,6 +478,24 @@ class Told(RetryTestCase):
         self.failureResultOf(found, defer.CancelledError)
         (attempt,) = self.answered
         self.assertIsInstance(attempt.error, NoAnswer)
+        self.assertTrue(attempt.cancelled)
+
+    def test_mistake_of_the_code(self) -> None:
+        """Whatever goes wrong here while EC2 answers, the call did not succeed."""
+        client = self.client((200, NONE))
+        client.parser.describe_instances_page = lambda _: 1 / 0
+        self.failureResultOf(client.describe_instances(), ZeroDivisionError)
+        (attempt,) = self.answered
+        self.assertEqual((str(attempt.error), attempt.cancelled), ("ZeroDivisionError('division by zero')", False))
+
+    def test_instances(self) -> None:
+        """Whoever admits calls learns how many instances each is about."""
+        admitted: list[tuple[Any, ...]] = []
+        client = self.client(
+            (200, b"<TerminateInstancesResponse/>"), admit=lambda *about: admitted.append(about) or defer.succeed(None)
+        )
+        client.terminate_instances("i-1", "i-2", "i-3")
+        self.assertEqual(admitted, [("TerminateInstances", "", 3)])
 
     def test_authorization_message(self) -> None:
         """The encoded authorization message is in the log, for who may decode it, and nowhere else."""

@@ -13,7 +13,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from buildbot_ec2ud.ec2.resolver import CACHE_TIME, LOOKUP_TIMEOUT, RETRY_TIME, Resolver
+from buildbot_ec2ud.ec2.resolver import CACHE_TIME, HUNG_AFTER, LOOKUP_TIMEOUT, RETRY_TIME, Resolver
 
 
 class Clock(task.Clock):
@@ -275,3 +275,24 @@ class SilenceTests(ResolverTestCase):
         self.assertNoResult(cancelled.complete)
         self.assertEqual(cancelled.addresses, [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    @defer.inlineCallbacks
+    def test_hangs(self) -> Any:
+        """A look-up that never ends does not keep others from beginning, after a while."""
+        asked: list[str] = []
+        self.server.gate.clear()
+
+        def look_up(host: str, *args: Any, **more: Any) -> list[Any]:
+            asked.append(host)
+            return (
+                self.server(host, *args, **more) if len(asked) == 1 else [(socket.AF_INET, 1, 6, "", ("192.0.2.9", 0))]
+            )
+
+        self.resolver = Resolver(self.clock, look_up)
+        for _ in range(2):
+            receiver = self.ask()
+            self.clock.advance(LOOKUP_TIMEOUT)
+            self.assertEqual(self.successResultOf(receiver.complete), [])
+        self.clock.advance(HUNG_AFTER)
+        self.assertEqual((yield self.hosts()), ["192.0.2.9"])
+        self.assertEqual(asked, ["ec2", "ec2"])

@@ -117,6 +117,15 @@ class Stopping(TerminatorTestCase):
         self.terminator.stop()
         self.assertEqual((self.clock.getDelayedCalls(), self.ec2.calls), ([], []))
 
+    def test_while_the_one_to_blame_is_looked_for(self) -> None:
+        """No further call is made."""
+        waiting = self.end("i-1", "i-2", "i-3", "i-4")
+        self.ec2.calls[0].fail(refusal("InvalidInstanceID.NotFound"))
+        self.terminator.stop()
+        self.assertEqual(self.asked(), [("i-1", "i-2", "i-3", "i-4"), ("i-1", "i-2")])
+        for one in waiting[:2]:
+            self.failureResultOf(one, defer.CancelledError)
+
     def test_during_the_call(self) -> None:
         (waiting,) = self.end("i-1")
         self.terminator.stop()

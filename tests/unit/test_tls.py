@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from twisted.internet import defer, reactor, ssl
+from twisted.internet import defer, protocol, reactor, ssl, task
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseNeverReceived
@@ -165,3 +166,40 @@ class BundleTests(SynchronousTestCase):
         self.assertIs(tls.read_bundle(path), first)
         write(self.directory, "ca.pem", Certificate(self, "one").pem + Certificate(self, "two").pem)
         self.assertEqual(len(tls.read_bundle(path)), 2)
+
+
+class ClosingTests(SynchronousTestCase):
+    """A connection that is to be closed is, whether or not the other side agrees."""
+
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.handshake = tls._Handshake(protocol.Factory.forProtocol(protocol.Protocol), "ec2", "all", self.clock)
+        self.connection = StringTransport()
+        self.aborted: list[float] = []
+        self.connection.abortConnection = lambda: self.aborted.append(self.clock.seconds())
+        self.connection.loseConnection = lambda: None  # the other side does not answer
+        self.handshake.makeConnection(self.connection)
+        self.handshake.handshakeCompleted()
+        self.user = self.successResultOf(self.handshake.done)
+
+    def test_silent(self) -> None:
+        """After a while, without its consent."""
+        self.user.transport.loseConnection()
+        self.clock.advance(tls.CLOSE_TIMEOUT - 1)
+        self.user.transport.loseConnection()
+        self.assertEqual(self.aborted, [])
+        self.clock.advance(1)
+        self.assertEqual(self.aborted, [tls.CLOSE_TIMEOUT])
+
+    def test_closed(self) -> None:
+        """One that has been closed meanwhile is left alone."""
+        self.user.transport.loseConnection()
+        self.handshake.connectionLost()
+        self.assertEqual((self.clock.getDelayedCalls(), self.aborted), ([], []))
+
+    def test_everything_else(self) -> None:
+        """Otherwise it is a connection as any."""
+        self.user.transport.write(b"hello")
+        self.assertEqual(self.connection.value(), b"hello")
+        self.handshake.connectionLost()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
