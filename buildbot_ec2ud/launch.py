@@ -1,53 +1,36 @@
-"""What to launch: a worker's configuration -> checked parameters of RunInstances, as an ordered list of offers."""
+"""What to launch: a worker's configuration, checked -> an ordered list of offers."""
 
 from __future__ import annotations
 
-import base64
-import copy
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from buildbot.interfaces import IRenderable
 
 from buildbot_ec2ud.ec2 import shapes
-from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, MASTER_TAG, NAME_TAG, WORKER_TAG, Offer
+from buildbot_ec2ud.fleet import image_rules
+from buildbot_ec2ud.fleet.image_rules import ImageRule
+from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, MASTER_TAG, WORKER_TAG, Offer
+from buildbot_ec2ud.parameters import ARGUMENT_OF, OURS, Names, run_instances
 
 MARKETS = {
     "on-demand": ("on-demand",),
     "spot": ("spot",),
     "spot-then-on-demand": ("spot", "on-demand"),
 }
+HTTP_TOKENS = ("required", "optional")
 
-#: What is tagged when it is created, so that nothing of an instance is ever without an owner's name.
-_TAGGED = ("instance", "volume", "network-interface")
+#: An image is resolved by EC2 itself; the parameter's name follows.
+RESOLVED_BY_EC2 = "resolve:"
 
-#: Parameters of RunInstances that are this package's own to set.
-_OURS = {
-    "ClientToken": "it is made for each launch",
-    "DisableApiTermination": "nothing could end the instance",
-    "DryRun": "nothing would ever start",
-    "InstanceMarketOptions": "use market",
-    "MaxCount": "a worker is one instance",
-    "MinCount": "a worker is one instance",
-    "TagSpecifications": "use tags",
-    "UserData": "use bootstrap_script",
-}
+#: Dollars; EC2 takes nothing up to 0.001. Source: botocore's model of EC2, ``SpotMarketOptions``.
+LOWEST_SPOT_PRICE = 0.0011
 
-#: Parameters of RunInstances, and the argument that sets each.
-_ARGUMENT_OF = {
-    "BlockDeviceMappings": "block_device_map",
-    "IamInstanceProfile": "instance_profile_name",
-    "ImageId": "ami",
-    "InstanceType": "instance_type",
-    "KeyName": "keypair_name",
-    "Placement": "placement",
-    "SecurityGroupIds": "security_group_ids",
-    "SecurityGroups": "security_name",
-    "SubnetId": "subnet_id",
-}
+#: What a network interface of ``launch_options`` has to say itself. Source: EC2 API reference, "RunInstances".
+_OF_INTERFACES = ("subnet_id", "security_name", "security_group_ids")
 
 
 class LaunchError(ValueError):
@@ -63,86 +46,181 @@ def as_list(value: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """The arguments of a worker that shape its instance; named as in ``EC2LatentWorker`` where that has them."""
+    """The arguments of a worker that shape its instance; named as in ``EC2LatentWorker`` where that has them.
+
+    All of them may be renderables, or have some inside; what is None is not set.
+    """
 
     instance_type: Any = None
     ami: Any = None
+    valid_ami_owners: Any = None
+    valid_ami_location_regex: Any = None
     region: str = ""
-    keypair_name: str | None = None
-    security_name: str | None = None
-    spot_instance: bool = False
-    placement: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    keypair_name: Any = None
+    security_name: Any = None
+    spot_instance: Any = False
+    max_spot_price: Any = None
+    price_multiplier: Any = None
+    product_description: Any = None
+    placement: Any = None
+    tags: Any = field(default_factory=dict)
     subnet_id: Any = None
-    security_group_ids: Sequence[str] | None = None
-    instance_profile_name: str | None = None
-    block_device_map: Sequence[Mapping[str, Any]] | None = None
-    market: str | None = None
-    launch_options: Mapping[str, Any] = field(default_factory=dict)
+    security_group_ids: Any = None
+    instance_profile_name: Any = None
+    block_device_map: Any = None
+    market: Any = None
+    http_tokens: Any = None
+    encrypted_volumes: Any = False
+    launch_template: Any = None
+    launch_options: Any = field(default_factory=dict)
 
     @property
     def markets(self) -> tuple[str, ...]:
         """The markets to try, in order."""
         return MARKETS[self.market or ("spot" if self.spot_instance else "on-demand")]
 
+    @property
+    def image_rule(self) -> ImageRule | None:
+        """By what rule the image is to be found; None when ``ami`` names it, or a launch template does."""
+        if isinstance(self.ami, Mapping):
+            return ImageRule.of(self.ami)
+        if self.valid_ami_owners is not None:
+            return ImageRule.of_locations(self.valid_ami_owners, self.valid_ami_location_regex)
+        return None
+
+    @property
+    def launch_template_given(self) -> bool:
+        options = self.launch_options if isinstance(self.launch_options, Mapping) else {}
+        return bool(self.launch_template or options.get("LaunchTemplate"))
+
+    @property
+    def keeps_volumes(self) -> bool:
+        """Whether it is said of a volume that it is to outlive the instance."""
+        options = self.launch_options if isinstance(self.launch_options, Mapping) else {}
+        mappings = [*as_list(self.block_device_map), *as_list(options.get("BlockDeviceMappings"))]
+        ebs = [mapping.get("Ebs") for mapping in mappings if isinstance(mapping, Mapping)]
+        return any(isinstance(one, Mapping) and one.get("DeleteOnTermination") is False for one in ebs)
+
+    def known(self) -> LaunchConfig:
+        """The same without what is known only at a build."""
+        known: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not has_dynamic(value):
+                continue
+            if isinstance(value, Mapping):
+                known[item.name] = {key: inner for key, inner in value.items() if not has_dynamic(inner)}
+            elif isinstance(value, (list, tuple)):
+                known[item.name] = [inner for inner in value if not has_dynamic(inner)]
+            else:
+                known[item.name] = {} if item.default is MISSING else item.default
+        return replace(self, **known)
+
     def check(self) -> Iterator[str]:
         """Give a line for each thing that is wrong, naming the argument; EC2 is not asked."""
+        known = self.known()
         types = as_list(self.instance_type)
-        if not types or any(_is_empty(value) for value in types):
+        if (not types and not self.launch_template_given) or any(_is_empty(value) for value in types):
             yield "instance_type: name an EC2 instance type, or a list of them in order of preference"
-        if self.ami is None or _is_empty(self.ami):
-            yield "ami: name an image: an id (ami-...), resolve:ssm:PARAMETER, a renderable or a callable"
+        yield from self._check_image(known)
+        yield from known._check_market()
+        if known.security_name and known.subnet_id:
+            yield "security_name: not possible with subnet_id, use security_group_ids"
+        yield from known._check_tags()
+        if known.placement is not None and (
+            not isinstance(known.placement, str) or (self.region and known.placement.startswith(self.region))
+        ):
+            yield f"placement: not the letter of an availability zone: {known.placement!r}"
+        if known.http_tokens is not None and known.http_tokens not in HTTP_TOKENS:
+            yield f"http_tokens: {known.http_tokens!r} is none of {', '.join(map(repr, HTTP_TOKENS))}"
+        if not isinstance(known.launch_options, Mapping):
+            yield f"launch_options: not a dict: {known.launch_options!r}"
+        else:
+            yield from self._check_options(known.launch_options)
+        yield from known._check_shapes()
+
+    def _check_image(self, known: LaunchConfig) -> Iterator[str]:
+        by_rule = self.valid_ami_owners is not None or self.valid_ami_location_regex is not None
+        if self.ami is not None and by_rule:
+            yield "ami: contradicts valid_ami_owners and valid_ami_location_regex; give one or the other"
+        elif by_rule:
+            yield from self._check_locations(known)
+        elif isinstance(known.ami, Mapping):
+            if not has_dynamic(self.ami):
+                yield from (f"ami: {line}" for line in image_rules.check(known.ami))
+        elif _is_empty(self.ami) or (self.ami is None and not self.launch_template_given):
+            yield (
+                "ami: name an image: an id (ami-...), resolve:ssm:PARAMETER, a renderable, a callable, or a dict such as "
+                "{'owners': [...], 'name': ...}"
+            )
+        if known.encrypted_volumes not in (True, False):
+            yield f"encrypted_volumes: neither True nor False: {known.encrypted_volumes!r}"
+        elif known.encrypted_volumes and str(known.ami).startswith(RESOLVED_BY_EC2):
+            # Which device is to be encrypted is known only of an image with an id.
+            yield "encrypted_volumes: not possible with an ami of resolve:..., use an id, or a dict of owners and name"
+        elif known.encrypted_volumes and self.ami is None and not by_rule:
+            yield "encrypted_volumes: the image of a launch template is not known here, encrypt its volumes there"
+
+    def _check_locations(self, known: LaunchConfig) -> Iterator[str]:
+        if not has_dynamic(self.valid_ami_owners) and not has_dynamic(self.valid_ami_location_regex):
+            yield from image_rules.check_locations(known.valid_ami_owners, known.valid_ami_location_regex)
+
+    def _check_market(self) -> Iterator[str]:
         if self.market is not None and not (isinstance(self.market, str) and self.market in MARKETS):
             yield f"market: {self.market!r} is none of {', '.join(map(repr, MARKETS))}"
         elif self.market == "on-demand" and self.spot_instance:
             yield "spot_instance: contradicts market='on-demand'"
-        if self.security_name and self.subnet_id:
-            yield "security_name: not possible with subnet_id, use security_group_ids"
+        if self.spot_instance not in (True, False):
+            yield f"spot_instance: neither True nor False: {self.spot_instance!r}"
+        for argument, least in (("max_spot_price", LOWEST_SPOT_PRICE), ("price_multiplier", 0.01)):
+            value = getattr(self, argument)
+            if value is not None and not (type(value) in (int, float) and least <= value < float("inf")):
+                yield f"{argument}: not a number from {least} on: {value!r}"
+        if self.product_description is not None and not isinstance(self.product_description, str):
+            yield f"product_description: not a text: {self.product_description!r}"
+
+    def _check_tags(self) -> Iterator[str]:
         if not isinstance(self.tags, Mapping):
             yield f"tags: not a dict: {self.tags!r}"
-        else:
-            if own := sorted({LAUNCH_TAG, MASTER_TAG, WORKER_TAG} & set(self.tags)):
-                yield f"tags: {', '.join(own)} are set for each launch"
-            for key, value in self.tags.items():
-                if not isinstance(key, str) or not isinstance(value, str):
-                    yield f"tags: not a text: {key!r}: {value!r}"
-        if self.placement is not None and (
-            not isinstance(self.placement, str) or (self.region and self.placement.startswith(self.region))
-        ):
-            yield f"placement: not the letter of an availability zone: {self.placement!r}"
-        if not isinstance(self.launch_options, Mapping):
-            yield f"launch_options: not a dict: {self.launch_options!r}"
-        else:
-            yield from self._check_options()
-        yield from self._check_shapes()
+            return
+        if own := sorted({LAUNCH_TAG, MASTER_TAG, WORKER_TAG} & set(self.tags)):
+            yield f"tags: {', '.join(own)} are set for each launch"
+        for key, value in self.tags.items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                yield f"tags: not a text: {key!r}: {value!r}"
+            elif key.startswith("aws:"):
+                yield f"tags: names that begin with aws: are AWS's own: {key!r}"
 
-    def _check_options(self) -> Iterator[str]:
-        for name in self.launch_options:
-            argument = _ARGUMENT_OF.get(name)
-            if name in _OURS:
-                yield f"launch_options: {name} cannot be set: {_OURS[name]}"
+    def _check_options(self, options: Mapping[str, Any]) -> Iterator[str]:
+        for name in options:
+            argument = ARGUMENT_OF.get(name)
+            if name in OURS:
+                yield f"launch_options: {name} cannot be set: {OURS[name]}"
             elif argument and getattr(self, argument):
                 yield f"launch_options: {name} contradicts {argument}"
+        metadata = options.get("MetadataOptions")
+        if self.http_tokens is not None and isinstance(metadata, Mapping) and "HttpTokens" in metadata:
+            yield "launch_options: MetadataOptions.HttpTokens contradicts http_tokens"
+        for argument in _OF_INTERFACES:
+            if options.get("NetworkInterfaces") and getattr(self, argument):
+                yield f"launch_options: with NetworkInterfaces, {argument} is to stand in those"
 
     def _check_shapes(self) -> Iterator[str]:
         """Hold the parameters against EC2's own model, as far as they are known without a build."""
-        fixed = LaunchConfig(
-            **{
-                **vars(self),
-                "instance_type": [value for value in as_list(self.instance_type) if not is_dynamic(value)],
-                "subnet_id": [value for value in as_list(self.subnet_id) if not is_dynamic(value)],
-                "ami": "ami-0" if self.ami is None or is_dynamic(self.ami) else self.ami,
-                "market": None,
-                "tags": {},
-                "launch_options": self.launch_options if isinstance(self.launch_options, Mapping) else {},
-            }
+        options = self.launch_options if isinstance(self.launch_options, Mapping) else {}
+        fixed = replace(
+            self,
+            ami=self.ami if isinstance(self.ami, (str, int, list, tuple)) else "ami-0",
+            tags={},
+            launch_options={name: value for name, value in options.items() if name not in OURS},
+            encrypted_volumes=False,
         )
-        names = _Names("master", "worker", "launch")
+        names = Names("master", "worker", "launch")
         seen = set()
         for instance_type, subnet_id in itertools.product(
-            fixed.instance_type or ["t3.micro"], fixed.subnet_id or [None]
+            as_list(fixed.instance_type) or ["t3.micro"], as_list(fixed.subnet_id) or [None]
         ):
-            parameters = fixed._parameters(instance_type, subnet_id, "on-demand", fixed.ami, b"", names)
+            parameters = run_instances(fixed, names, b"", instance_type, subnet_id, "on-demand")
             for line in shapes.check("RunInstances", parameters):
                 if line not in seen:
                     seen.add(line)
@@ -153,78 +231,36 @@ class LaunchConfig:
         named = re.search(r"parameter (?:in )?(\w+)", line)
         if named is None or named[1] in self.launch_options:
             return "launch_options"
-        return _ARGUMENT_OF.get(named[1], "launch_options")
+        return ARGUMENT_OF.get(named[1], "launch_options")
 
-    def offers(self, user_data: bytes, master_name: str, worker_name: str, launch_id: str) -> list[Offer]:
+    def offers(
+        self,
+        user_data: bytes,
+        names: Names,
+        max_prices: Mapping[str | None, float | None] | None = None,
+        root_device: str | None = None,
+    ) -> list[Offer]:
         """The ways to get the instance, in order of preference: markets, then types, then subnets.
 
-        All renderables must have been rendered.
+        All renderables must have been rendered, and the image found.
 
         :param user_data: text of the user-data, at most 16,384 bytes.
-        :param master_name: identity of this master, for the tags.
-        :param worker_name: name of the worker.
-        :param launch_id: what only this launch has.
+        :param names: by what the instance is to be known.
+        :param max_prices: by instance type, what an hour on the spot market may cost, in dollars.
+        :param root_device: the image's name of its root device, where that is to be encrypted.
         """
-        names = _Names(master_name, worker_name, launch_id)
+        max_prices = max_prices or {}
         return [
             Offer(
-                instance_type,
+                kind,
                 subnet_id,
                 market,
-                self._parameters(instance_type, subnet_id, market, self.ami, user_data, names),
+                run_instances(self, names, user_data, kind, subnet_id, market, max_prices.get(kind), root_device),
             )
-            for market, instance_type, subnet_id in itertools.product(
-                self.markets, as_list(self.instance_type), as_list(self.subnet_id) or [None]
+            for market, kind, subnet_id in itertools.product(
+                self.markets, as_list(self.instance_type) or [None], as_list(self.subnet_id) or [None]
             )
         ]
-
-    def _parameters(
-        self, instance_type: str, subnet_id: str | None, market: str, ami: str, user_data: bytes, names: _Names
-    ) -> dict[str, Any]:
-        tags = [
-            {"Key": key, "Value": value} for key, value in {NAME_TAG: names.worker, **self.tags, **names.tags()}.items()
-        ]
-        options = copy.deepcopy(dict(self.launch_options))
-        metadata = options.get("MetadataOptions", {})
-        if isinstance(metadata, Mapping):  # whoever changes one of them keeps the others
-            options["MetadataOptions"] = {"HttpTokens": "required", "HttpPutResponseHopLimit": 1, **metadata}
-        parameters: dict[str, Any] = {
-            # What the person wrote in launch_options wins over this; everything below over that.
-            "InstanceInitiatedShutdownBehavior": "terminate",
-            **options,
-            "ImageId": ami,
-            "InstanceType": instance_type,
-            "MinCount": 1,
-            "MaxCount": 1,
-            "UserData": base64.b64encode(user_data).decode("ascii"),
-            "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in _TAGGED],
-        }
-        optional = {
-            "SubnetId": subnet_id,
-            "KeyName": self.keypair_name,
-            "SecurityGroups": [self.security_name] if self.security_name else None,
-            "SecurityGroupIds": self.security_group_ids,
-            "IamInstanceProfile": _profile(self.instance_profile_name),
-            "BlockDeviceMappings": _mappings(self.block_device_map),
-            "Placement": {"AvailabilityZone": f"{self.region}{self.placement}"} if self.placement else None,
-        }
-        parameters.update({name: value for name, value in optional.items() if value})
-        if market == "spot":
-            parameters["InstanceMarketOptions"] = {
-                "MarketType": "spot",
-                "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
-            }
-        return parameters
-
-
-@dataclass(frozen=True)
-class _Names:
-    master: str
-    worker: str
-    launch: str
-
-    def tags(self) -> dict[str, str]:
-        return {MASTER_TAG: self.master, WORKER_TAG: self.worker, LAUNCH_TAG: self.launch}
 
 
 def is_dynamic(value: Any) -> bool:
@@ -232,27 +268,15 @@ def is_dynamic(value: Any) -> bool:
     return callable(value) or IRenderable.providedBy(value)
 
 
+def has_dynamic(value: Any) -> bool:
+    """Whether *value*, or anything in it, is known only when a build starts."""
+    if isinstance(value, Mapping):
+        return any(has_dynamic(inner) for inner in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(has_dynamic(inner) for inner in value)
+    return is_dynamic(value)
+
+
 def _is_empty(value: Any) -> bool:
     # A renderable cannot be compared: the result would be another one.
     return isinstance(value, str) and not value
-
-
-def _profile(name: str | None) -> dict[str, str] | None:
-    if not name:
-        return None
-    return {"Arn" if str(name).startswith("arn:") else "Name": name}
-
-
-def _mappings(items: Any) -> Any:
-    """Block device mappings whose volumes go with the instance, unless they say otherwise.
-
-    What has another form stays as it is, for EC2's model to tell.
-    """
-    return [_mapping(item) for item in items] if isinstance(items, (list, tuple)) else items
-
-
-def _mapping(item: Any) -> Any:
-    mapping = copy.deepcopy(item)
-    if isinstance(mapping, Mapping) and isinstance(mapping.get("Ebs"), Mapping):
-        mapping = {**mapping, "Ebs": {"DeleteOnTermination": True, **mapping["Ebs"]}}
-    return mapping

@@ -14,28 +14,20 @@ from buildbot import config
 from buildbot.worker.base import AbstractWorker
 from buildbot.worker.latent import AbstractLatentWorker
 
-from buildbot_ec2ud.ec2 import endpoints, proxy, tls
+from buildbot_ec2ud.ec2 import aws_id, endpoints, proxy, tls
 from buildbot_ec2ud.fleet import pacing
+from buildbot_ec2ud.fleet.attachments import Attachments, check_elastic_ip, check_volumes
+from buildbot_ec2ud.fleet.capacity import MEMORY
 from buildbot_ec2ud.launch import LaunchConfig, is_dynamic
 from buildbot_ec2ud.passwords import new_password
 from buildbot_ec2ud.userdata import scripts
-from buildbot_ec2ud.userdata.posix import UserData, UserDataError, check_environment
+from buildbot_ec2ud.userdata.posix import LIMIT, UserData, UserDataError, check_environment
 
-#: Arguments of the drop-in contract that are still to come; refused rather than ignored.
-NOT_YET = (
-    "valid_ami_owners",
-    "valid_ami_location_regex",
-    "elastic_ip",
-    "aws_id_file_path",
-    "user_data",
-    "max_spot_price",
-    "volumes",
-    "price_multiplier",
-    "product_description",
-    "session",
-    "max_lifetime",
-    "orphan_timeout",
-)
+#: Arguments of the contract that are still to come; refused rather than ignored.
+NOT_YET = ("max_lifetime", "orphan_timeout")
+
+#: With any of these, the user-data is made here; without one and with a password of one's own, nothing is added to it.
+_BOOTSTRAP = ("bb_master", "bootstrap_script", "bootstrap_sha256", "bootstrap_env")
 
 _HIDDEN = "(hidden)"
 
@@ -61,6 +53,7 @@ class Settings:
     """The arguments of a worker. There may be secrets among them: it has no ``repr``.
 
     :ivar launch: what shapes the instance.
+    :ivar bootstraps: whether the user-data is made here; else it is ``user_data``, as it is.
     :ivar buildbot: what goes on to Buildbot's own classes.
     :ivar unknown: what nobody knows.
     """
@@ -68,8 +61,16 @@ class Settings:
     launch: LaunchConfig
     buildbot: Mapping[str, Any]
     unknown: Mapping[str, Any]
+    bootstraps: bool
+    password: Any = None
     identifier: Any = None
     secret_identifier: Any = None
+    aws_id_file_path: str | None = None
+    session: Any = None
+    user_data: Any = None
+    volumes: Any = ()
+    elastic_ip: Any = None
+    capacity_memory: Any = MEMORY
     region: str | None = None
     endpoint_url: str | None = None
     api_limits: Any = field(default_factory=dict)
@@ -79,10 +80,13 @@ class Settings:
     bootstrap_env: Any = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, arguments: Mapping[str, Any]) -> Settings:
-        """Sort *arguments*. Those that are None are as if they had not been given."""
+    def parse(cls, password: Any, arguments: Mapping[str, Any]) -> Settings:
+        """Sort *arguments*. Those that are None are as if they had not been given.
+
+        :param password: the worker's, None for one that is made for each start.
+        """
         given = {name: value for name, value in arguments.items() if value is not None}
-        own = {field.name for field in fields(cls)} - {"launch", "buildbot", "unknown"}
+        own = {field.name for field in fields(cls)} - {"launch", "buildbot", "unknown", "bootstraps", "password"}
         launch = {field.name for field in fields(LaunchConfig)}
         return cls(
             LaunchConfig(**{name: value for name, value in given.items() if name in launch}),
@@ -92,6 +96,8 @@ class Settings:
                 for name, value in given.items()
                 if name not in own and name not in launch and name not in BUILDBOT_ARGUMENTS
             },
+            "user_data" not in given and (password is None or any(name in given for name in _BOOTSTRAP)),
+            password,
             **{name: value for name, value in given.items() if name in own},
         )
 
@@ -99,13 +105,52 @@ class Settings:
         """Give a line for each thing that is wrong with the worker *name*, naming the argument."""
         for argument in self.unknown:
             yield self._unknown(argument)
-        if (self.identifier is None) != (self.secret_identifier is None):
-            yield "identifier: goes with secret_identifier; give both or neither"
+        yield from self._check_credentials()
         yield from self._check_endpoint()
         yield from (f"api_limits: {line}" for line in pacing.check_limits(self.api_limits))
         if self.bb_master is not None and not _is_address(self.bb_master):
             yield f"bb_master: neither host:port nor a host: {self.bb_master!r}"
         yield from self.launch.check()
+        yield from (f"volumes: {line}" for line in check_volumes(self.volumes))
+        if self.elastic_ip is not None:
+            yield from (f"elastic_ip: {line}" for line in check_elastic_ip(self.elastic_ip))
+        if type(self.capacity_memory) not in (int, float) or not 0 <= self.capacity_memory < float("inf"):
+            yield f"capacity_memory: not seconds: {self.capacity_memory!r}"
+        yield from self._check_bootstrap(name) if self.bootstraps else self._check_user_data()
+
+    def _check_credentials(self) -> Iterator[str]:
+        if (self.identifier is None) != (self.secret_identifier is None):
+            yield "identifier: goes with secret_identifier; give both or neither"
+        if self.session is not None:
+            if not callable(getattr(self.session, "get_credentials", None)) or not hasattr(self.session, "region_name"):
+                yield f"session: not a boto3.Session: {self.session!r}"
+            for argument in ("identifier", "aws_id_file_path"):
+                if getattr(self, argument) is not None:
+                    yield f"session: has credentials of its own; {argument} contradicts it"
+        if self.aws_id_file_path is not None:
+            if self.identifier is not None:
+                yield "aws_id_file_path: contradicts identifier"
+            try:
+                aws_id.read(self.aws_id_file_path)
+            except aws_id.FileError as error:
+                yield f"aws_id_file_path: {error}"
+
+    def _check_user_data(self) -> Iterator[str]:
+        """What is wrong with user-data that is sent as it is."""
+        for argument in _BOOTSTRAP:
+            if getattr(self, argument):
+                yield f"user_data: is sent as it is, without {argument}; give one or the other"
+        if self.password is None:
+            yield "user_data: is sent as it is, so it cannot have a password that is made for each start: give password"
+        if self.user_data is None or is_dynamic(self.user_data):
+            return
+        if not isinstance(self.user_data, (str, bytes)):
+            yield f"user_data: not a text: {self.user_data!r}"
+        elif (size := len(self.user_data if isinstance(self.user_data, bytes) else self.user_data.encode())) > LIMIT:
+            yield f"user_data: has {size:,} bytes; EC2 takes {LIMIT:,}"
+
+    def _check_bootstrap(self, name: str) -> Iterator[str]:
+        """What is wrong with what the user-data is to be made of."""
         environment = self._known_environment()
         try:
             check_environment(environment)
@@ -113,7 +158,7 @@ class Settings:
             yield from str(error).splitlines()
             environment = {}
         try:
-            self.user_data(
+            self.make_user_data(
                 name,
                 str(self.bb_master or "x" * 80),
                 new_password(),
@@ -123,6 +168,12 @@ class Settings:
             )
         except (scripts.ScriptError, UserDataError) as error:
             yield str(error)
+
+    @property
+    def attachments(self) -> Attachments:
+        """What the instance gets when it runs."""
+        volumes = tuple((volume, device) for volume, device in self.volumes)
+        return Attachments(volumes, self.elastic_ip, self.launch.keeps_volumes)
 
     @property
     def limits(self) -> dict[str, pacing.Limit]:
@@ -169,7 +220,7 @@ class Settings:
         near = difflib.get_close_matches(argument, known, n=1)
         return f"{argument}: unknown argument" + (f"; did you mean {near[0]}?" if near else "")
 
-    def user_data(
+    def make_user_data(
         self, worker: str, master: str, password: str, environment: Mapping[str, Any], directories: tuple[str, ...]
     ) -> bytes:
         """Make the user-data of one start; the script's file is read anew.
@@ -220,6 +271,6 @@ def without_secrets(configuration: Mapping[str, Any]) -> dict[str, Any]:
     args = [
         value if position != 1 or value is None else _HIDDEN for position, value in enumerate(configuration["args"])
     ]
-    secret = ("secret_identifier", "bootstrap_env")
+    secret = ("secret_identifier", "bootstrap_env", "user_data")
     kwargs = {key: _HIDDEN if key in secret else value for key, value in configuration["kwargs"].items()}
     return {**configuration, "args": tuple(args), "kwargs": kwargs}

@@ -47,6 +47,8 @@ def refusal(worker: str, error: Exception) -> Exception:
 
 
 def end(rental: Rental) -> str:
-    """In which state an instance has ended, and why, as far as EC2 says."""
+    """In which state an instance has ended, and why, as far as EC2 says; or what it could not be given."""
+    if rental.trouble is not None:
+        return f"instance {rental.instance_id}: {rental.trouble}"
     why = rental.instance.why()
     return f"instance {rental.instance_id} is {rental.state}" + (f" ({why})" if why else "")

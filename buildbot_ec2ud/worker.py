@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from buildbot.config.errors import capture_config_errors
@@ -12,20 +10,22 @@ from buildbot.interfaces import (
     LatentWorkerFailedToSubstantiate,
     LatentWorkerSubstantiatiationCancelled,
 )
-from buildbot.process.properties import Properties
-from buildbot.util.latent import CompatibleLatentWorkerMixin
 from buildbot.worker.latent import AbstractLatentWorker, States
 from twisted.internet import defer
+from twisted.python.failure import Failure
 
 from buildbot_ec2ud import story
 from buildbot_ec2ud.connections import tell_of_loss
-from buildbot_ec2ud.ec2 import endpoints
-from buildbot_ec2ud.ec2.errors import EC2CallError
+from buildbot_ec2ud.ec2 import aws_id, endpoints
+from buildbot_ec2ud.ec2.credentials import SessionCredentials
+from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
 from buildbot_ec2ud.fleet.region import Fleet
 from buildbot_ec2ud.fleet.rental import Rental
-from buildbot_ec2ud.launch import LaunchConfig, LaunchError
+from buildbot_ec2ud.launch import LaunchError
 from buildbot_ec2ud.passwords import new_password, replace_login
-from buildbot_ec2ud.settings import Settings, has_port, report, without_secrets
+from buildbot_ec2ud.preparation import prepare
+from buildbot_ec2ud.settings import Settings, report, without_secrets
+from buildbot_ec2ud.sharing import SharingMixin
 from buildbot_ec2ud.userdata.posix import UserDataError
 from buildbot_ec2ud.userdata.scripts import ScriptError
 
@@ -34,31 +34,50 @@ CHECK_INTERVAL = 2
 #: Seconds that a stop waits until EC2 has accepted the end of the instance; the fleet goes on trying after that.
 STOP_PATIENCE = 60
 
+#: Arguments that can be read right after construction, as in ``EC2LatentWorker``.
+_READABLE = (
+    *("instance_type", "ami", "valid_ami_owners", "valid_ami_location_regex", "keypair_name", "security_name"),
+    *("spot_instance", "max_spot_price", "placement", "price_multiplier", "tags", "product_description", "subnet_id"),
+    *("security_group_ids", "instance_profile_name", "block_device_map"),
+)
 
-class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker):
+
+class EC2UserDataLatentWorker(SharingMixin, AbstractLatentWorker):
     """A worker on an EC2 instance that its user-data makes of a vanilla image.
 
     The arguments are those of Buildbot's ``EC2LatentWorker``, in the same order and with the same meaning, and the ones
-    after ``session``. Nothing here asks AWS anything: a configuration loads, and is checked, without it.
+    after ``session``. Nothing here asks AWS anything: a configuration loads, and is checked, without it. ``docs/worker.md``
+    has a table of them. Those that shape the instance may be renderables, or have some inside.
 
     :param name: the worker's name.
     :param password: None to make one for each start, which is good for one login. Else as in Buildbot.
-    :param instance_type: an EC2 instance type, or a list in order of preference. Renderable.
-    :param ami: an image id, ``resolve:ssm:...``, a renderable, or a callable that is given the worker and the build, and
-        may return a Deferred.
+    :param instance_type: an EC2 instance type, or a list in order of preference.
+    :param ami: an image id, ``resolve:ssm:...``, a dict of owners and filters of which the newest image is taken
+        (``{"owners": ["136693071363"], "name": "debian-12-amd64-*"}``), a renderable, or a callable that is given the worker
+        and the build, and may return a Deferred.
+    :param valid_ami_owners: account ids of owners whose images are considered; instead of *ami*.
+    :param valid_ami_location_regex: a regular expression for the locations of images; a group in it sorts them.
+    :param elastic_ip: an Elastic IP address, or its allocation id, that the instance gets when it runs.
     :param identifier: an AWS access key id; without it the AWS credential chain is used. May be a Secret.
     :param secret_identifier: the secret key of *identifier*. May be a Secret.
-    :param region: an AWS region; by default AWS's own settings decide, else it is ``us-east-1``.
+    :param aws_id_file_path: path of a file with both, a line each; ``~/.ec2/aws_id`` is read where it exists.
+    :param user_data: user-data that is sent as it is; the worker has a *password* then.
+    :param region: an AWS region; by default the session's, or what AWS's own settings say, else ``us-east-1``.
     :param keypair_name: name of an EC2 key pair for ssh; not needed.
     :param security_name: name of a security group of the default VPC.
     :param spot_instance: True means ``market="spot"``.
+    :param max_spot_price: dollars that an hour of a spot instance may cost; by default, the price on demand.
+    :param volumes: volumes that the instance gets when it runs: ``[("vol-...", "/dev/sdf")]``.
     :param placement: the letter of the availability zone, such as ``"a"``.
+    :param price_multiplier: a spot instance may cost this many times the average of the last 24 hours.
     :param tags: a dict of tags for the instance, its volumes and network interfaces.
-    :param subnet_id: a subnet, or a list in order of preference. Renderable.
+    :param product_description: of whose prices that average is; by default ``Linux/UNIX``.
+    :param subnet_id: a subnet, or a list in order of preference.
     :param security_group_ids: ids of security groups.
     :param instance_profile_name: name or ARN of an IAM instance profile.
     :param block_device_map: as ``BlockDeviceMappings`` in the EC2 API; volumes are deleted with the instance unless
         ``DeleteOnTermination`` says otherwise.
+    :param session: a ``boto3.Session`` whose credentials and region are used.
     :param bb_master: ``host:port`` that the instance connects to; by default, the host is this machine's fully qualified
         name, and the port that of Buildbot's PB protocol.
     :param bootstrap_script: an http(s) URL, the path of a file of the master (relative to its directory), or text that
@@ -66,7 +85,11 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
     :param bootstrap_sha256: checksum in hexadecimal of a script at a URL.
     :param bootstrap_env: a dict of further variables for the script. Renderable.
     :param market: ``"on-demand"``, ``"spot"`` or ``"spot-then-on-demand"``.
+    :param http_tokens: ``"optional"`` for images whose agent speaks only version 1 of the instance metadata service.
+    :param encrypted_volumes: True to encrypt the root volume and those of *block_device_map*.
+    :param launch_template: id or name of an EC2 launch template, or a dict as ``LaunchTemplate`` in the EC2 API.
     :param launch_options: a dict of further parameters of RunInstances, nested as in the EC2 API.
+    :param capacity_memory: seconds for which an offer without capacity is not asked for again; by default 180.
     :param endpoint_url: another EC2 endpoint.
     :param api_limits: a dict of EC2 actions, and the calls at once and per second that AWS takes of each from this account,
         where they are not what AWS documents: ``{"RunInstances": (20, 5)}``. Give all workers of an account the same:
@@ -86,12 +109,12 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         instance_type: Any = None,
         ami: Any = None,
         valid_ami_owners: Any = None,
-        valid_ami_location_regex: str | None = None,
+        valid_ami_location_regex: Any = None,
         elastic_ip: str | None = None,
         identifier: Any = None,
         secret_identifier: Any = None,
         aws_id_file_path: str | None = None,
-        user_data: str | None = None,
+        user_data: Any = None,
         region: str | None = None,
         keypair_name: str | None = None,
         security_name: str | None = None,
@@ -112,7 +135,11 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         bootstrap_script: str | None = None,
         bootstrap_sha256: str | None = None,
         bootstrap_env: Any = None,
-        market: str | None = None,
+        market: Any = None,
+        http_tokens: Any = None,
+        encrypted_volumes: Any = None,
+        launch_template: Any = None,
+        capacity_memory: float | None = None,
         launch_options: Mapping[str, Any] | None = None,
         endpoint_url: str | None = None,
         api_limits: Mapping[str, Sequence[float]] | None = None,
@@ -125,7 +152,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         super().__init__(name, password, **{key: value for key, value in arguments.items() if value is not None})
 
     def checkConfig(self, name: str, password: Any = None, **arguments: Any) -> None:
-        self._adopt(Settings.parse(arguments))
+        self._adopt(Settings.parse(password, arguments))
         errors = [f"worker {name}: {line}" for line in self.settings.check(name)]
         with capture_config_errors() as buildbots:
             super().checkConfig(name, password, **self.settings.buildbot)
@@ -133,23 +160,15 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
 
     def _adopt(self, settings: Settings) -> None:
         self.settings = settings
-        # As in EC2LatentWorker, readable right after construction.
-        self.instance_type = settings.launch.instance_type
-        self.ami = settings.launch.ami
-        self.keypair_name = settings.launch.keypair_name
-        self.security_name = settings.launch.security_name
-        self.tags = settings.launch.tags
-        self.subnet_id = settings.launch.subnet_id
+        for name in _READABLE:
+            setattr(self, name, getattr(settings.launch, name))
 
     @defer.inlineCallbacks
     def reconfigService(self, name: str, password: Any = None, **arguments: Any) -> Generator[Any, Any, None]:
         """Apply all arguments to the next start; an instance that runs is not disturbed."""
-        self._adopt(Settings.parse(arguments))
-        settings = self.settings
-        keys = yield self.renderSecrets((settings.identifier, settings.secret_identifier))
-        self.region = settings.region or endpoints.default_region()
-        url = settings.endpoint_url or endpoints.endpoint_url(self.region)
-        self.fleet = yield Fleet.getService(self.master, self.region, url, *keys, settings.limits)
+        settings = Settings.parse(password, arguments)
+        self._adopt(settings)
+        yield self._join_fleet(settings)
         was_single_use, self.single_use_password = self.single_use_password, password is None
         if self.single_use_password:
             # Nobody can log in before a start has made a password. Where there is one that was made here, it stays: an
@@ -161,26 +180,28 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         yield super().reconfigService(name, password, **buildbot)
         story.mark(self.properties, self.rental)  # Buildbot has made new ones
 
+    @defer.inlineCallbacks
+    def _join_fleet(self, settings: Settings) -> Generator[Any, Any, None]:
+        """Find the fleet of the region and the account. No call to AWS is made for it."""
+        key, secret = yield self.renderSecrets((settings.identifier, settings.secret_identifier))
+        source = None
+        if settings.session is not None:
+            source = yield SessionCredentials.of(settings.session, self.master.reactor)
+        elif key is None and (path := settings.aws_id_file_path or aws_id.default_path()) is not None:
+            key, secret = aws_id.read(path)
+        self.region = settings.region or getattr(settings.session, "region_name", None) or endpoints.default_region()
+        url = settings.endpoint_url or endpoints.endpoint_url(self.region)
+        self.fleet = yield Fleet.getService(
+            self.master, self.region, url, key, secret, source, settings.limits, float(settings.capacity_memory)
+        )
+
     def getConfigDict(self) -> dict[str, Any]:
         return without_secrets(super().getConfigDict())  # Buildbot logs it when a reconfig fails
 
     # What Buildbot calls while a build waits for the worker
 
-    @defer.inlineCallbacks
-    def renderWorkerProps(self, build: Any) -> Generator[Any, Any, tuple[Any, ...]]:
-        """What shapes the machine, for this build; two builds that agree on it can share an instance."""
-        properties = self._properties(build)
-        launch = self.settings.launch
-        rendered = yield properties.render((launch.instance_type, launch.ami, launch.subnet_id))
-        return tuple(rendered)
-
-    def _properties(self, build: Any) -> Any:
-        """Something that renders: the build, the bare properties of one to come, or (for latent machines) our own."""
-        if build is None:
-            build = Properties()
-        if isinstance(build, Properties) and build.master is None:
-            build.master = self.master  # else secrets cannot be rendered
-        return build
+    def render_shape(self, settings: Settings, properties: Any) -> defer.Deferred[Any]:
+        return properties.render((vars(settings.launch), settings.bootstrap_env, settings.user_data))
 
     def start_instance(self, build: Any) -> defer.Deferred[bool]:
         self._starting = self._start(build)
@@ -200,44 +221,14 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         if self.rental is not None:
             raise LatentWorkerFailedToSubstantiate(self.name, f"{self.rental!r} is still there")
         try:
-            launch_id = uuid.uuid4().hex
-            launch, user_data = yield self._prepare(build)
-            offers = launch.offers(user_data, self.master.name, self.name, launch_id)
-            self.rental = yield self.fleet.launch(self.name, launch_id, offers)
+            start = yield prepare(self, build)
+            self.rental = yield self.fleet.launch(self.name, start.launch_id, start.offers, start.attachments)
             yield self._tell_properties(build, self.rental)
             return True
         except defer.CancelledError:
             raise LatentWorkerSubstantiatiationCancelled() from None
         except (EC2CallError, LaunchError, UserDataError, ScriptError) as error:
             raise story.refusal(self.name, error) from None
-
-    @defer.inlineCallbacks
-    def _prepare(self, build: Any) -> Generator[Any, Any, tuple[LaunchConfig, bytes]]:
-        """Render everything for *build*, and make and register the password of this start."""
-        settings = self.settings
-        instance_type, ami, subnet_id = yield self.renderWorkerPropsOnStart(build)
-        if callable(ami):
-            ami = yield defer.maybeDeferred(ami, self, build)
-        environment = yield self._properties(build).render(settings.bootstrap_env)
-        master = yield self._master_address()
-        if self.single_use_password:
-            yield replace_login(self, new_password())
-        user_data = settings.user_data(self.name, master, self.password, environment, (self.master.basedir,))
-        launch = replace(settings.launch, instance_type=instance_type, ami=ami, subnet_id=subnet_id, region=self.region)
-        if wrong := list(launch.check()):
-            raise LaunchError("; ".join(wrong))
-        return launch, user_data
-
-    @defer.inlineCallbacks
-    def _master_address(self) -> Generator[Any, Any, str]:
-        """``host:port`` for the instance to connect to."""
-        configured = self.settings.bb_master
-        if configured is not None and has_port(configured):
-            return configured
-        if self.registration.pbReg is None:
-            raise UserDataError("bb_master: c['protocols'] has no pb port for workers to connect to")
-        hostname = configured or (yield self.fleet.hostname())
-        return f"{hostname}:{self.registration.getPBPort()}"
 
     @defer.inlineCallbacks
     def _tell_properties(self, build: Any, rental: Rental) -> Generator[Any, Any, None]:
@@ -250,9 +241,13 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
 
     def check_instance(self) -> tuple[bool, str]:
         rental = self.rental
-        if rental is None or rental.alive:
+        if rental is None:
             return True, ""
-        return False, story.end(rental)
+        if rental.trouble is not None and rental.trouble.error_class is ErrorClass.CONFIGURATION:
+            # Whatever is raised or returned here makes Buildbot try again.
+            self._substantiation_failed(Failure(story.refusal(self.name, rental.trouble)))
+            return True, ""
+        return rental.alive and rental.trouble is None, story.end(rental)
 
     @defer.inlineCallbacks
     def attached(self, conn: Any) -> Generator[Any, Any, None]:
@@ -260,6 +255,12 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
         if self.state == States.SUBSTANTIATING_STARTING:
             yield self._void_password()
         yield super().attached(conn)
+
+    @defer.inlineCallbacks
+    def detached(self) -> Generator[Any, Any, None]:
+        if self.rental is not None and self.rental.instance.lifecycle == "spot":
+            self.rental.fleet.capacity.lost(self.requests_under_way())
+        yield super().detached()
 
     @defer.inlineCallbacks
     def _void_password(self, ended: bool = False) -> Generator[Any, Any, None]:
@@ -289,6 +290,7 @@ class EC2UserDataLatentWorker(CompatibleLatentWorkerMixin, AbstractLatentWorker)
 
     def stopService(self) -> defer.Deferred[None]:
         self._cancel_start()
+        self._be_patient()
         return super().stopService()
 
 

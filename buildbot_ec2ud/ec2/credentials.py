@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ LAST_MOMENT = 30
 #: Seconds after which a look-up counts as hung: a call may begin another one. Each one that hangs doubles this time, so
 #: that a source which never answers holds 10 threads after a day, and one more after each doubling of that.
 HUNG_AFTER = 120
+#: Seconds that a reconfig waits for the access key of a ``boto3.Session``.
+SESSION_TIMEOUT = 10
 
 
 class AWSCredentials(_TxAWSCredentials):
@@ -42,13 +45,22 @@ class AWSCredentials(_TxAWSCredentials):
 
     :param access_key: an AWS access key id; None to search the environment, shared files and the instance's role.
     :param secret_key: the secret that belongs to *access_key*.
+    :param source: gives botocore's credentials, or None for none; called in a thread. By default, the AWS credential chain.
     :param reactor: whose thread the results are delivered in, and whose clock tells when to look up again.
     """
 
-    def __init__(self, access_key: str | None = None, secret_key: str | None = None, *, reactor: Any) -> None:
+    def __init__(
+        self,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        *,
+        source: Callable[[], Credentials | None] | None = None,
+        reactor: Any,
+    ) -> None:
         self.access_key = access_key
         self.secret_key = secret_key
         self._reactor = reactor
+        self._source = source or _chain
         self._fixed = Credentials(access_key, secret_key).get_frozen_credentials() if access_key else None
         self._last: _LookUp | None = None  # the newest one of those that found something
         self._running: list[_LookUp] = []  # in the order of their beginning
@@ -59,7 +71,8 @@ class AWSCredentials(_TxAWSCredentials):
         self._trouble: str | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.access_key or 'from the AWS credential chain'}>"
+        origin = "from the AWS credential chain" if self._source is _chain else repr(self._source)
+        return f"<{type(self).__name__} {self.access_key or origin}>"
 
     def resolve(self) -> defer.Deferred[ReadOnlyCredentials]:
         """Give credentials that are valid now.
@@ -130,7 +143,8 @@ class AWSCredentials(_TxAWSCredentials):
         self._begun += 1
         look_up = _LookUp(self._begun, now, self._refused)
         self._running.append(look_up)
-        in_thread(self._reactor, _find).addErrback(_in_one_line).addBoth(self._ended, look_up)
+        finding = in_thread(self._reactor, functools.partial(_find, self._source))
+        finding.addErrback(_in_one_line).addBoth(self._ended, look_up)
 
     def _ended(self, result: tuple[Credentials, ReadOnlyCredentials] | Failure, look_up: _LookUp) -> None:
         self._running.remove(look_up)
@@ -182,15 +196,57 @@ class _LookUp:
         return refresh_needed is not None and refresh_needed(refresh_in=seconds)
 
 
-def _find() -> tuple[Credentials, ReadOnlyCredentials]:
+def _chain() -> Credentials | None:
+    return Session().get_credentials()
+
+
+def _find(source: Callable[[], Credentials | None]) -> tuple[Credentials, ReadOnlyCredentials]:
     """Look for credentials; runs in a thread."""
-    source = Session().get_credentials()
-    if source is None:
+    found = source()
+    if found is None:
         raise NoCredentials(
             "no AWS credentials found: set identifier and secret_identifier, AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, a profile in ~/.aws, or give the master's machine an IAM role"
         )
-    return source, source.get_frozen_credentials()
+    return found, found.get_frozen_credentials()
+
+
+class SessionCredentials:
+    """Gives the credentials of a ``boto3.Session``: a source for :class:`AWSCredentials`.
+
+    Its ``repr`` is the same for two sessions with the same credentials: each time that it is loaded, a configuration makes
+    new sessions.
+
+    :param session: a ``boto3.Session``.
+    :param key: the id of its access key.
+    """
+
+    def __init__(self, session: Any, key: str) -> None:
+        self._session = session
+        self._key = key
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of profile {self._session.profile_name!r}, access key {self._key!r}>"
+
+    def __call__(self) -> Credentials | None:
+        return self._session.get_credentials()
+
+    @classmethod
+    @defer.inlineCallbacks
+    def of(cls, session: Any, reactor: Any) -> Generator[Any, Any, SessionCredentials]:
+        """Make one of a session, whose access key is looked up in a thread, for :data:`SESSION_TIMEOUT` at the most."""
+
+        def key_of_session() -> str:
+            found = session.get_credentials()
+            return "" if found is None else found.access_key
+
+        looking = in_thread(reactor, key_of_session).addTimeout(SESSION_TIMEOUT, reactor)
+        try:
+            key = yield looking
+        except Exception as error:  # botocore's, or whatever a source of the session's raises: told when it is needed
+            log.msg(f"cannot get the credentials of a boto3 session: {type(error).__name__}")
+            key = ""
+        return cls(session, key)
 
 
 def _in_one_line(failure: Failure) -> None:

@@ -40,7 +40,9 @@ def in_thread(reactor: Any, function: Callable[[], _T]) -> defer.Deferred[_T]:
         reactor.callFromThread(done, value)
 
     try:
-        threading.Thread(target=run, name=f"{THREAD_NAME} {function.__name__}", daemon=True).start()
+        threading.Thread(
+            target=run, name=f"{THREAD_NAME} {getattr(function, '__name__', function)}", daemon=True
+        ).start()
     except RuntimeError:
         result.errback(Failure())
     return result

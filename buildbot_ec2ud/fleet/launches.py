@@ -13,10 +13,15 @@ from twisted.python.failure import Failure
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
 from buildbot_ec2ud.ec2.parser import Instance
 from buildbot_ec2ud.ec2.query import Call
+from buildbot_ec2ud.fleet.attachments import Attachments
 from buildbot_ec2ud.fleet.background import pauses
+from buildbot_ec2ud.fleet.capacity import NoOffer
 from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, Offer
 from buildbot_ec2ud.fleet.rental import Rental
 from buildbot_ec2ud.fleet.watcher import ABSENT_LIMIT
+
+#: After these, the next offer may be to be had: of another pool, or on a market with another quota.
+_NEXT = (ErrorClass.NO_CAPACITY, ErrorClass.QUOTA)
 
 
 class Launch:
@@ -25,12 +30,14 @@ class Launch:
     :param fleet: the fleet that gets it.
     :param worker: name of the worker.
     :param launch_id: value of the launch tag that all offers carry.
+    :param attachments: what the instance gets when it runs.
     """
 
-    def __init__(self, fleet: Any, worker: str, launch_id: str) -> None:
+    def __init__(self, fleet: Any, worker: str, launch_id: str, attachments: Attachments) -> None:
         self._fleet = fleet
         self._worker = worker
         self._launch_id = launch_id
+        self._attachments = attachments
         self._call = Call(worker)
 
     def start(self, offers: Sequence[Offer]) -> defer.Deferred[Rental]:
@@ -38,7 +45,7 @@ class Launch:
 
         def abandon(_: Any) -> None:
             self._call.abandoned = True
-            if not self._call.exposed:
+            if not self._call.under_way:
                 work.cancel()
 
         def answered(result: Rental | Failure) -> defer.Deferred[None] | None:
@@ -56,25 +63,44 @@ class Launch:
 
     @defer.inlineCallbacks
     def _walk(self, offers: Sequence[Offer]) -> Generator[Any, Any, Rental]:
-        for position, offer in enumerate(offers, start=1):
-            self._fleet.tell("request", self._worker, None, str(offer))
+        capacity = self._fleet.capacity
+        reasons: dict[str, str] = {}
+        for offer in offers:
+            why_not = capacity.why_not(offer)
+            if why_not is not None:
+                if offer.market not in reasons:  # else it has been said, of the whole market
+                    self._tell("skipped", f"{offer}: {why_not}")
+                    reasons[offer.market if capacity.quota_used_up(offer) else str(offer)] = why_not
+                continue
+            self._tell("request", str(offer))
             try:
                 instances = yield self._run(offer.parameters)
             except EC2CallError as error:
-                self._fleet.tell("refused", self._worker, None, f"{offer}: {error}")
+                self._tell("refused", f"{offer}: {error}")
+                capacity.refused(offer, error)
                 if error.outcome_unknown:
                     # No other one is asked for: it would carry the tag by which the first is looked for, and ended.
                     self._fleet.background.run(self._reclaim())
                     raise
-                if error.error_class is not ErrorClass.NO_CAPACITY or self._call.abandoned or position == len(offers):
+                if error.error_class not in _NEXT or self._call.abandoned or len(offers) == 1:
                     raise
-            except defer.CancelledError:
+                reasons[offer.market if error.error_class is ErrorClass.QUOTA else str(offer)] = str(error)
+            except (
+                BaseException
+            ) as error:  # cancelled; or a mistake of the code, which is no reason to lose an instance
                 if self._call.exposed:
-                    self._give_up()
+                    if isinstance(error, defer.CancelledError) and not self._call.abandoned:
+                        self._give_up()  # the fleet stops
+                    else:
+                        self._fleet.background.run(self._reclaim())
                 raise
             else:
-                return self._fleet.rent(self._worker, instances[0])
-        raise ValueError("no offers")
+                capacity.succeeded(offer)
+                return self._fleet.rent(self._worker, instances[0], offer, self._attachments)
+        raise NoOffer(reasons)
+
+    def _tell(self, kind: str, text: str) -> None:
+        self._fleet.tell(kind, self._worker, None, text)
 
     @defer.inlineCallbacks
     def _run(self, parameters: Mapping[str, Any]) -> Generator[Any, Any, list[Instance]]:
@@ -110,6 +136,9 @@ class Launch:
             except defer.CancelledError:
                 self._give_up()
                 raise
+            except Exception:
+                log.err(None, f"worker {self._worker}: cannot look for the instance of an unanswered launch")
+                continue
             if deadline is None:
                 deadline = reactor.seconds() + ABSENT_LIMIT
             for instance in found:

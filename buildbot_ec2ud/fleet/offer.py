@@ -23,11 +23,21 @@ class Offer:
     :ivar parameters: all parameters of RunInstances, nested as in the EC2 API, but for the ClientToken.
     """
 
-    instance_type: str
+    instance_type: str | None
     subnet_id: str | None
     market: str
     parameters: Mapping[str, Any]
 
+    @property
+    def place(self) -> str | None:
+        """The subnet, or else the availability zone; None where EC2 may choose."""
+        return self.subnet_id or self.parameters.get("Placement", {}).get("AvailabilityZone")
+
+    @property
+    def pool(self) -> tuple[str | None, str | None, str]:
+        """What EC2's capacity depends on."""
+        return self.instance_type, self.place, self.market
+
     def __str__(self) -> str:
-        subnet = f" in {self.subnet_id}" if self.subnet_id else ""
-        return f"{self.instance_type} {self.market}{subnet}"
+        where = f" in {self.place}" if self.place else ""
+        return f"{self.instance_type or 'the instance type of the launch template'} {self.market}{where}"

@@ -32,10 +32,14 @@ class Limit:
 REQUESTS: Mapping[str, Limit] = {
     "AssociateAddress": Limit(50, 5),
     "AttachVolume": Limit(50, 5),
+    "DescribeAddresses": Limit(100, 20),
     "DescribeImages": Limit(100, 20),
     "DescribeInstances": Limit(100, 20),
+    "DescribeSpotPriceHistory": Limit(100, 20),
     "DescribeVolumes": Limit(100, 20),
+    "DisassociateAddress": Limit(50, 5),
     "GetConsoleOutput": Limit(100, 20),
+    "ModifyInstanceAttribute": Limit(50, 5),
     "RunInstances": Limit(5, 2),
     "TerminateInstances": Limit(100, 5),
 }

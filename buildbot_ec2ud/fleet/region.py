@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from buildbot.util.service import SharedService
@@ -20,17 +20,23 @@ from buildbot_ec2ud.ec2.parser import Instance
 from buildbot_ec2ud.ec2.query import Attempt, QueryFactory
 from buildbot_ec2ud.ec2.threads import in_thread
 from buildbot_ec2ud.ec2.transport import Transport
+from buildbot_ec2ud.fleet.attachments import Attacher, Attachments
 from buildbot_ec2ud.fleet.background import Background, observe, pauses
+from buildbot_ec2ud.fleet.capacity import MEMORY, Capacity
+from buildbot_ec2ud.fleet.images import Images
 from buildbot_ec2ud.fleet.launches import Launch
 from buildbot_ec2ud.fleet.metrics import Metrics
 from buildbot_ec2ud.fleet.offer import Offer
 from buildbot_ec2ud.fleet.pacing import Limit, Pacer
+from buildbot_ec2ud.fleet.prices import SpotPrices
 from buildbot_ec2ud.fleet.rental import FleetEvent, Listener, Rental
 from buildbot_ec2ud.fleet.terminations import Terminator
 from buildbot_ec2ud.fleet.watcher import ABSENT_LIMIT, Watcher
 
 #: Seconds that a stopping master waits until EC2 has accepted the end of every instance.
 STOP_TIMEOUT = 30.0
+
+_NOTHING = Attachments()
 
 
 class Fleet(SharedService):
@@ -42,7 +48,9 @@ class Fleet(SharedService):
     :param endpoint_url: where its EC2 answers.
     :param access_key: AWS access key id, or None for the AWS credential chain.
     :param secret_key: the secret of *access_key*.
+    :param source: gives botocore's credentials instead; its ``repr`` tells it from others.
     :param limits: by action, how many calls AWS takes from this account, where that is not what it documents.
+    :param capacity_memory: seconds for which an offer without capacity is not asked for again.
     :ivar rentals: the instances whose end EC2 has not confirmed, by id.
     :ivar metrics: counts and latencies of the calls that were made.
     :ivar background: what has to go on whoever waits for it.
@@ -54,7 +62,9 @@ class Fleet(SharedService):
         endpoint_url: str,
         access_key: str | None = None,
         secret_key: str | None = None,
+        source: Callable[[], Any] | None = None,
         limits: Mapping[str, Limit] | None = None,
+        capacity_memory: float = MEMORY,
     ) -> None:
         super().__init__()
         self.region = region
@@ -62,7 +72,9 @@ class Fleet(SharedService):
         self.rentals: dict[str, Rental] = {}
         self.metrics = Metrics()
         self._keys = (access_key, secret_key)
+        self._source = source
         self.limits = limits or {}
+        self._capacity_memory = capacity_memory
         self._events = SubscriptionPoint(f"EC2 fleet of {region}")
         self.background = Background()
         self._closed = False
@@ -75,14 +87,19 @@ class Fleet(SharedService):
 
     def startService(self) -> defer.Deferred[Any]:
         reactor = self.master.reactor
+        self.capacity = Capacity(reactor, self._capacity_memory)
         self._pacer = Pacer(reactor, self.limits)
         self._transport = Transport(reactor, endpoints.aws_settings().ca_bundle)
         queries = QueryFactory(
             self.region, reactor, self._transport.agent, admit=self._pacer.admit, answered=self._answered
         )
-        self.client = EC2Client(AWSCredentials(*self._keys, reactor=reactor), self.endpoint_url, queries)
+        credentials = AWSCredentials(*self._keys, source=self._source, reactor=reactor)
+        self.client = EC2Client(credentials, self.endpoint_url, queries)
+        self.images = Images(self.client, reactor)
+        self.prices = SpotPrices(self.client, reactor)
         self.watcher = Watcher(self.client, reactor)
         self._terminator = Terminator(self.client, reactor)
+        self._attacher = Attacher(self.client, reactor)
         # Begun now, so that no start has to wait for it.
         self._hostname = in_thread(reactor, socket.getfqdn)
         return super().startService()
@@ -102,6 +119,7 @@ class Fleet(SharedService):
             if not rental.accepted:
                 log.msg(f"EC2 has not accepted the end of {rental!r}; it may still run")
         self.watcher.stop()
+        self.images.stop()
         self.background.cancel()
         self._terminator.stop()
         yield self._transport.close()
@@ -133,21 +151,30 @@ class Fleet(SharedService):
 
     # Launching
 
-    def launch(self, worker: str, launch_id: str, offers: Sequence[Offer]) -> defer.Deferred[Rental]:
+    def launch(
+        self, worker: str, launch_id: str, offers: Sequence[Offer], attachments: Attachments = _NOTHING
+    ) -> defer.Deferred[Rental]:
         """Start one instance: the first of *offers* that EC2 has capacity for.
 
         :param worker: name of the worker it is for.
         :param launch_id: value of the launch tag that *offers* carry.
         :param offers: what to ask for, in order of preference.
+        :param attachments: what the instance gets when it runs; the rental's ``trouble`` tells if it cannot have that.
         :return: fires when EC2 has accepted. When it is cancelled and EC2 accepts all the same, the instance is ended.
         :raises EC2CallError: EC2 refused, or did not answer. An instance that was started by a call without an answer
             is searched for and ended.
         """
-        return Launch(self, worker, launch_id).start(offers)
+        return Launch(self, worker, launch_id, attachments).start(offers)
 
-    def rent(self, worker: str, instance: Instance) -> Rental:
-        """Take over an instance that EC2 has started for *worker*: it is watched until EC2 has confirmed its end."""
-        rental = Rental(self, worker, instance)
+    def rent(
+        self, worker: str, instance: Instance, offer: Offer | None = None, attachments: Attachments | None = None
+    ) -> Rental:
+        """Take over an instance that EC2 has started for *worker*: it is watched until EC2 has confirmed its end.
+
+        :param offer: what was asked for, if that is known.
+        :param attachments: what it gets when it runs; None for an instance that is to be ended at once.
+        """
+        rental = Rental(self, worker, instance, offer, attachments)
         self.rentals[rental.instance_id] = rental
         self.tell(
             "launch",
@@ -161,8 +188,24 @@ class Fleet(SharedService):
 
     def _changed(self, rental: Rental) -> None:
         self.tell(rental.state, rental.worker, rental.instance_id, rental.instance.why())
+        if rental.offer is not None and rental.instance.lacked_capacity:
+            self.capacity.had_none(rental.offer, rental.instance.why())
+        if rental.state == "running" and rental.attaching is None and rental.returned is None:
+            rental.attaching = self.background.run(self._attach(rental))
+        elif not rental.alive and rental.attaching is not None:
+            rental.attaching.cancel()
         if rental.ended:
             del self.rentals[rental.instance_id]
+
+    @defer.inlineCallbacks
+    def _attach(self, rental: Rental) -> Generator[Any, Any, None]:
+        if rental.attachments is None:
+            return
+        try:
+            yield self._attacher.attach(rental.attachments, rental.instance)
+        except EC2CallError as error:
+            rental.trouble = error
+            self.tell("trouble", rental.worker, rental.instance_id, str(error))
 
     def _absent(self, rental: Rental) -> None:
         self.background.run(self._confirm(rental))
@@ -190,6 +233,8 @@ class Fleet(SharedService):
             waiting.
         """
         if rental.returned is None:
+            if rental.attaching is not None:
+                rental.attaching.cancel()
             rental.returned = self.background.run(self._terminate(rental))
         return observe(rental.returned)
 
@@ -202,6 +247,8 @@ class Fleet(SharedService):
                 yield self._terminator.terminate(rental.instance_id)
             except EC2CallError as error:
                 log.msg(f"cannot end {rental!r}, will try again: {error}")
+                if error.error_class is ErrorClass.CREDENTIALS and (yield self._hand_over(rental)):
+                    return
             except defer.CancelledError:
                 raise
             except Exception:
@@ -209,8 +256,33 @@ class Fleet(SharedService):
             else:
                 rental.accepted = True
                 self.watcher.hurry()
+                if rental.attachments is not None:
+                    self.background.run(self._attacher.release(rental.attachments, rental.instance_id))
                 return
             yield task.deferLater(self.master.reactor, next(pause))
+
+    @defer.inlineCallbacks
+    def _hand_over(self, rental: Rental) -> Generator[Any, Any, bool]:
+        """EC2 does not take our keys any more: let a fleet with the ones that a reconfig has brought end an instance.
+
+        :return: whether one could.
+        """
+        for other in fleets(self.master.namedServices):
+            if other is self or (other.region, other.endpoint_url) != (self.region, self.endpoint_url):
+                continue
+            try:
+                yield other._terminator.terminate(rental.instance_id)
+            except EC2CallError as error:
+                log.msg(f"nor can another fleet end {rental!r}: {error}")
+                continue
+            rental.accepted = True
+            self.watcher.forget(rental)
+            self.rentals.pop(rental.instance_id, None)
+            rental.fleet = other
+            other.rentals[rental.instance_id] = rental
+            other.watcher.watch(rental, other._changed, other._absent)
+            return True
+        return False
 
 
 def fleets(services: Mapping[str, Any]) -> list[Fleet]:

@@ -7,7 +7,10 @@ from typing import Any
 
 from twisted.internet import defer
 
+from buildbot_ec2ud.ec2.errors import EC2CallError
 from buildbot_ec2ud.ec2.parser import Instance
+from buildbot_ec2ud.fleet.attachments import Attachments
+from buildbot_ec2ud.fleet.offer import Offer
 
 
 class Rental:
@@ -16,14 +19,29 @@ class Rental:
     :ivar fleet: the fleet that started it, and ends it.
     :ivar worker: name of the worker it was started for.
     :ivar instance: what EC2 last said of it.
+    :ivar offer: what was asked for; None where that is not known.
+    :ivar attachments: what it gets when it runs, if anything.
+    :ivar attaching: None until it runs; then, its getting that.
+    :ivar trouble: why it cannot have that; else None.
     :ivar returned: None until this master wants it to end; then fires when EC2 has accepted that.
     :ivar accepted: whether EC2 has accepted its end.
     """
 
-    def __init__(self, fleet: Any, worker: str, instance: Instance) -> None:
+    def __init__(
+        self,
+        fleet: Any,
+        worker: str,
+        instance: Instance,
+        offer: Offer | None = None,
+        attachments: Attachments | None = None,
+    ) -> None:
         self.fleet = fleet
         self.worker = worker
         self.instance = instance
+        self.offer = offer
+        self.attachments = attachments
+        self.attaching: defer.Deferred[None] | None = None
+        self.trouble: EC2CallError | None = None
         self.returned: defer.Deferred[None] | None = None
         self.accepted = False
         self._gone = False

@@ -352,7 +352,7 @@ class Held:
             return self.real(*args)
         for call in args:
             if isinstance(call, Call):
-                call.exposed = True  # it is held by EC2, not by us
+                call.exposed = call.under_way = True  # it is held by EC2, not by us
         waiting = defer.Deferred()
         self.calls.append(waiting)
         return waiting.addCallback(lambda _: self.real(*args)).addCallback(self.answered)

@@ -68,7 +68,7 @@ class SilentEC2:
 
     def run_instances(self, parameters: Any, call: Any) -> defer.Deferred[Any]:
         """A call that is sent at once; see :attr:`sent`."""
-        call.exposed = self.sent
+        call.exposed = call.under_way = self.sent
         return self._call("run", parameters, call)
 
     def describe_instances(self, *ids: str, filters: Any = None) -> defer.Deferred[Any]:

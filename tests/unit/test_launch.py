@@ -10,15 +10,18 @@ from buildbot.plugins import util
 from twisted.trial.unittest import SynchronousTestCase
 
 from buildbot_ec2ud.ec2 import shapes
+from buildbot_ec2ud.fleet.image_rules import ImageRule
 from buildbot_ec2ud.fleet.offer import Offer
-from buildbot_ec2ud.launch import LaunchConfig, as_list, is_dynamic
+from buildbot_ec2ud.launch import LaunchConfig, as_list, has_dynamic, is_dynamic
+from buildbot_ec2ud.parameters import Names
 
 USER_DATA = "#!/bin/sh\necho 'Grüße' '???>>>'\n".encode()
 PLAIN = {"instance_type": "t3.micro", "ami": "ami-1", "region": "us-east-1"}
+NAMES = Names("master", "worker", "launch")
 
 
 def offers(**arguments: Any) -> list[Offer]:
-    return LaunchConfig(**{**PLAIN, **arguments}).offers(USER_DATA, "master", "worker", "launch")
+    return LaunchConfig(**{**PLAIN, **arguments}).offers(USER_DATA, NAMES)
 
 
 class OfferTests(SynchronousTestCase):
@@ -102,6 +105,76 @@ class OfferTests(SynchronousTestCase):
             },
         )
 
+    def test_prices(self) -> None:
+        """Each instance type has its own price, on the spot market only; no price is the price on demand."""
+        config = LaunchConfig(
+            **{**PLAIN, "instance_type": ["a", "b", "c"], "market": "spot-then-on-demand", "max_spot_price": 9}
+        )
+        prices = {"a": 0.0421, "b": None, "c": 12}
+        found = config.offers(b"", NAMES, prices)
+        spot = [offer.parameters["InstanceMarketOptions"]["SpotOptions"].get("MaxPrice") for offer in found[:3]]
+        self.assertEqual(spot, ["0.0421", None, "12.0000"])
+        for offer in found:
+            self.assertEqual(shapes.check("RunInstances", offer.parameters), [])
+        self.assertEqual(["InstanceMarketOptions" in offer.parameters for offer in found[3:]], [False] * 3)
+
+    def test_no_user_data(self) -> None:
+        """Where there is none, nothing is sent."""
+        [offer] = LaunchConfig(**PLAIN).offers(b"", NAMES)
+        self.assertNotIn("UserData", offer.parameters)
+
+    def test_encrypted(self) -> None:
+        """The volumes of the mappings and the root volume, unless a mapping says otherwise."""
+        config = LaunchConfig(
+            **PLAIN,
+            encrypted_volumes=True,
+            block_device_map=[
+                {"DeviceName": "/dev/sdb", "Ebs": {"VolumeSize": 9}},
+                {"DeviceName": "/dev/sdc", "Ebs": {"Encrypted": False}},
+                {"DeviceName": "/dev/sdd", "NoDevice": ""},
+            ],
+        )
+        [offer] = config.offers(b"", NAMES, root_device="/dev/xvda")
+        self.assertEqual(shapes.check("RunInstances", offer.parameters), [])
+        self.assertEqual(
+            offer.parameters["BlockDeviceMappings"],
+            [
+                {"DeviceName": "/dev/sdb", "Ebs": {"VolumeSize": 9, "DeleteOnTermination": True, "Encrypted": True}},
+                {"DeviceName": "/dev/sdc", "Ebs": {"Encrypted": False, "DeleteOnTermination": True}},
+                {"DeviceName": "/dev/sdd", "NoDevice": ""},
+                {"DeviceName": "/dev/xvda", "Ebs": {"DeleteOnTermination": True, "Encrypted": True}},
+            ],
+        )
+        [offer] = config.offers(b"", NAMES, root_device="/dev/sdb")
+        self.assertEqual(len(offer.parameters["BlockDeviceMappings"]), 3)
+        [offer] = LaunchConfig(**PLAIN, encrypted_volumes=True).offers(b"", NAMES, root_device="/dev/xvda")
+        self.assertEqual([one["DeviceName"] for one in offer.parameters["BlockDeviceMappings"]], ["/dev/xvda"])
+
+    def test_launch_template(self) -> None:
+        """By id, by name, or in EC2's own form; what it has need not be given."""
+        own = {"LaunchTemplateId": "lt-1", "Version": "3"}
+        for given, expected in (
+            ("lt-1", {"LaunchTemplateId": "lt-1"}),
+            ("farm", {"LaunchTemplateName": "farm"}),
+            (own, own),
+        ):
+            parameters = self.parameters(ami=None, instance_type=None, launch_template=given)
+            self.assertEqual(parameters["LaunchTemplate"], expected)
+            self.assertNotIn("ImageId", parameters)
+            self.assertNotIn("InstanceType", parameters)
+        parameters = self.parameters(launch_template="lt-1")
+        self.assertEqual((parameters["ImageId"], parameters["InstanceType"]), ("ami-1", "t3.micro"))
+        parameters = self.parameters(ami=None, instance_type=None, launch_options={"LaunchTemplate": own})
+        self.assertEqual(parameters["LaunchTemplate"], own)
+
+    def test_http_tokens(self) -> None:
+        """For images that do not know version 2 of the metadata service; the other options stay."""
+        options = {"MetadataOptions": {"InstanceMetadataTags": "enabled"}}
+        self.assertEqual(
+            self.parameters(http_tokens="optional", launch_options=options)["MetadataOptions"],
+            {"HttpTokens": "optional", "HttpPutResponseHopLimit": 1, "InstanceMetadataTags": "enabled"},
+        )
+
     def test_volumes_go_with_the_instance(self) -> None:
         """Unless a mapping says otherwise; one without Ebs stays as it is."""
         given = [
@@ -164,6 +237,16 @@ class OfferTests(SynchronousTestCase):
         """An offer in a line of the log."""
         self.assertEqual(str(offers()[0]), "t3.micro on-demand")
         self.assertEqual(str(offers(subnet_id="subnet-1", market="spot")[0]), "t3.micro spot in subnet-1")
+        self.assertEqual(str(offers(placement="b")[0]), "t3.micro on-demand in us-east-1b")
+        [offer] = offers(instance_type=None, launch_template="lt-1")
+        self.assertEqual(str(offer), "the instance type of the launch template on-demand")
+
+    def test_pools(self) -> None:
+        """Offers whose capacity is the same have the same pool, and no others."""
+        several = offers(market="spot-then-on-demand", instance_type=["a", "b"], subnet_id=["subnet-1", "subnet-2"])
+        self.assertEqual(len({offer.pool for offer in several}), 8)
+        self.assertEqual(offers()[0].pool, offers(tags={"a": "b"}, ami="ami-2")[0].pool)
+        self.assertNotEqual(offers(placement="a")[0].pool, offers(placement="b")[0].pool)
 
 
 class CheckTests(SynchronousTestCase):
@@ -181,6 +264,16 @@ class CheckTests(SynchronousTestCase):
             {"ami": lambda worker, build: "ami-2"},
             {"ami": util.Property("ami"), "instance_type": util.Interpolate("%(prop:type)s")},
             {"instance_type": [util.Property("type"), "t3.micro"], "subnet_id": [util.Property("subnet")]},
+            {"instance_type": None, "ami": None, "launch_template": "lt-1"},
+            {"instance_type": None, "ami": None, "launch_options": {"LaunchTemplate": {"LaunchTemplateName": "farm"}}},
+            {"ami": {"owners": ["136693071363"], "name": "debian-12-amd64-*"}},
+            {"ami": {"owners": util.Property("owner"), "name": "debian-12-amd64-*"}},
+            {"ami": None, "valid_ami_owners": [136693071363], "valid_ami_location_regex": ".*/(.*)"},
+            {"ami": {"owners": "self"}, "encrypted_volumes": True},
+            {"market": util.Property("market"), "spot_instance": util.Property("spot")},
+            {"max_spot_price": 0.05, "price_multiplier": 1.2, "product_description": "Linux/UNIX (Amazon VPC)"},
+            {"http_tokens": "optional", "launch_options": {"NetworkInterfaces": [{"DeviceIndex": 0}]}},
+            {"placement": "-lax-1a", "region": "us-west-2"},
             {"market": "spot-then-on-demand", "spot_instance": True},
             {"tags": {"cost": "ci", "Name": "mine"}},
             {"launch_options": {"EbsOptimized": True, "MetadataOptions": {"HttpTokens": "optional"}}},
@@ -204,7 +297,6 @@ class CheckTests(SynchronousTestCase):
             ({"ami": ["ami-1"]}, "ami", "ImageId"),
             ({"market": "Spot"}, "market", "'spot-then-on-demand'"),
             ({"market": ["spot"]}, "market", "['spot']"),
-            ({"market": util.Property("market")}, "market", "Property"),
             ({"market": "on-demand", "spot_instance": True}, "spot_instance", "contradicts"),
             ({"security_name": "a", "subnet_id": "subnet-1"}, "security_name", "security_group_ids"),
             ({"security_name": 5}, "security_name", "SecurityGroups"),
@@ -278,8 +370,64 @@ class CheckTests(SynchronousTestCase):
         )
 
 
+class KnownTests(SynchronousTestCase):
+    """What is known without a build, and what follows from it."""
+
+    def test_known(self) -> None:
+        """Only what depends on the build is left out."""
+        later = util.Property("later")
+        known = LaunchConfig(
+            **{**PLAIN, "ami": lambda *_: "ami-2"},
+            tags={"a": "b", "c": later},
+            security_group_ids=["sg-1", later],
+            subnet_id=later,
+            launch_options={"Monitoring": {"Enabled": later}, "EbsOptimized": True},
+        ).known()
+        self.assertEqual((known.instance_type, known.ami, known.subnet_id), ("t3.micro", None, None))
+        self.assertEqual((known.tags, known.security_group_ids), ({"a": "b"}, ["sg-1"]))
+        self.assertEqual(known.launch_options, {"EbsOptimized": True})
+        plain = LaunchConfig(**PLAIN)
+        self.assertEqual(plain.known(), plain)
+
+    def test_image_rule(self) -> None:
+        """A dict and the arguments of EC2LatentWorker are rules; a name is none."""
+        for arguments, expected in (
+            ({}, None),
+            ({"ami": "resolve:ssm:/x"}, None),
+            ({"ami": None, "launch_template": "lt-1"}, None),
+            ({"ami": {"owners": "self", "name": "a"}}, ImageRule.of({"owners": "self", "name": "a"})),
+            ({"ami": None, "valid_ami_owners": 1}, ImageRule.of_locations(1)),
+            (
+                {"ami": None, "valid_ami_owners": [1, "self"], "valid_ami_location_regex": "a(.*)"},
+                ImageRule.of_locations(["self", 1], "a(.*)"),
+            ),
+        ):
+            self.assertEqual(LaunchConfig(**{**PLAIN, **arguments}).image_rule, expected)
+
+    def test_keeps_volumes(self) -> None:
+        """Where one of the mappings says so, whoever has it."""
+        kept = [{"DeviceName": "/dev/sdb"}, {"DeviceName": "/dev/sda1", "Ebs": {"DeleteOnTermination": False}}]
+        gone = [{"DeviceName": "/dev/sda1", "Ebs": {"DeleteOnTermination": True}}]
+        for arguments, expected in (
+            ({}, False),
+            ({"block_device_map": gone}, False),
+            ({"block_device_map": kept}, True),
+            ({"launch_options": {"BlockDeviceMappings": gone}}, False),
+            ({"launch_options": {"BlockDeviceMappings": kept}}, True),
+        ):
+            self.assertIs(LaunchConfig(**PLAIN, **arguments).keeps_volumes, expected, arguments)
+
+
 class HelperTests(SynchronousTestCase):
     """Small things."""
+
+    def test_has_dynamic(self) -> None:
+        """Wherever it stands."""
+        later = util.Property("later")
+        for value in (later, [later], ("a", [later]), {"a": later}, [{"a": [{"b": later}]}]):
+            self.assertTrue(has_dynamic(value))
+        for value in (None, "a", ["a"], {"a": ["b"]}):
+            self.assertFalse(has_dynamic(value))
 
     def test_as_list(self) -> None:
         """None is no value, a text is one."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from twisted.internet import defer
 
-from buildbot_ec2ud.ec2.errors import EC2CallError, NoAnswer, NotConnected
+from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass, NoAnswer, NotConnected
+from buildbot_ec2ud.ec2.transport import Transport
+from buildbot_ec2ud.fleet import region
 from buildbot_ec2ud.fleet.region import STOP_TIMEOUT, Fleet, fleets
 from buildbot_ec2ud.fleet.watcher import ABSENT_LIMIT
 from tests.unit.fleets import ENDPOINT, OFFERS, SECRET, FleetTestCase, growing, instance, refusal
@@ -66,29 +70,29 @@ class Launching(FleetTestCase):
         self.assertNotIn("ClientToken", OFFERS[0].parameters)
 
     def test_last_offer_refused(self):
-        """When no offer has capacity, the caller gets the last one's error."""
+        """When no offer has capacity, the caller learns what EC2 said of each."""
         launched = self.launch()
-        last = refusal("InsufficientHostCapacity")
-        for error in (refusal(NO_CAPACITY), refusal(NO_CAPACITY), last):
+        for error in (refusal(NO_CAPACITY), refusal(NO_CAPACITY), refusal("InsufficientHostCapacity")):
             self.ec2.last("run").fail(error)
-        self.assertIs(self.failureResultOf(launched, EC2CallError).value, last)
+        failure = self.failureResultOf(launched, EC2CallError).value
+        self.assertEqual(
+            str(failure),
+            f"c7i.large on-demand: {NO_CAPACITY}: no; c6i.large on-demand: {NO_CAPACITY}: no; "
+            "m7i.large on-demand: InsufficientHostCapacity: no",
+        )
+        self.assertEqual((failure.error_class, failure.outcome_unknown), (ErrorClass.NO_CAPACITY, False))
         self.assertEqual(self.told(), [("request", None), ("refused", None)] * 3)
         self.assertEqual(self.events[-1].text, "m7i.large on-demand: InsufficientHostCapacity: no")
 
     def test_mistake(self):
         """What another offer does not mend ends the launch at once; nothing is looked for."""
-        for error in (refusal(BAD_IMAGE), refusal("VcpuLimitExceeded"), NotConnected("refused")):
+        for error in (refusal(BAD_IMAGE), refusal("AuthFailure"), NotConnected("refused")):
             before = len(self.ec2.made("run"))
             launched = self.launch()
             self.ec2.last("run").fail(error)
             self.assertIs(self.failureResultOf(launched, EC2CallError).value, error)
             self.assertEqual(len(self.ec2.made("run")), before + 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_unexpected_error(self):
-        launched = self.launch()
-        self.ec2.last("run").fail(ZeroDivisionError())
-        self.failureResultOf(launched, ZeroDivisionError)
 
     def test_cancelled(self):
         """A launch that EC2 accepts after its caller has gone is ended."""
@@ -128,6 +132,37 @@ class Launching(FleetTestCase):
         self.pump(1)
         self.ec2.last("describe").answer(instance("i-9"))
         self.assertEqual(self.ec2.last("terminate").args, ("i-9",))
+
+    def test_cancelled_after_silence(self):
+        """A launch that waits to be repeated and is cancelled is not, and what it may have started is looked for."""
+        launched = self.launch()
+        self.ec2.last("run").args[1].under_way = False  # it waits; an earlier attempt has had no answer
+        launched.cancel()
+        self.failureResultOf(launched, defer.CancelledError)
+        self.assertTrue(self.ec2.last("run").cancelled)
+        self.pump(1)
+        self.ec2.last("describe").answer(instance("i-9"))
+        self.assertEqual(self.ec2.last("terminate").args, ("i-9",))
+
+    def test_mistake_of_the_code(self):
+        """Whatever goes wrong while EC2 answers, an instance that may have been started is looked for, in spite of all."""
+        launched = self.launch()
+        self.ec2.last("run").fail(ZeroDivisionError("a bug"))
+        self.failureResultOf(launched, ZeroDivisionError)
+        self.pump(1)
+        self.ec2.last("describe").fail(ZeroDivisionError("another one"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.pump(2)
+        self.ec2.last("describe").answer(instance("i-9"))
+        self.assertEqual(self.ec2.last("terminate").args, ("i-9",))
+
+    def test_certificates(self):
+        """The certificates that AWS's own settings name are those that EC2's is held against."""
+        given = []
+        self.patch(region, "Transport", lambda *arguments: given.append(arguments) or Transport(self.clock))
+        self.patch(os, "environ", {**os.environ, "AWS_CA_BUNDLE": "/etc/farm.pem"})
+        self.get_fleet("us-west-2", ENDPOINT)
+        self.assertEqual(given, [(self.clock, "/etc/farm.pem")])
 
     def test_token_of_an_ended_instance(self):
         """A reply was lost and its instance has ended before the call was repeated: the offer is asked for once more."""

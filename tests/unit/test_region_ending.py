@@ -9,7 +9,7 @@ from twisted.internet import defer
 from buildbot_ec2ud.ec2.errors import NoAnswer
 from buildbot_ec2ud.fleet.background import LONGEST_PAUSE
 from buildbot_ec2ud.fleet.region import STOP_TIMEOUT
-from tests.unit.fleets import FleetTestCase, growing, instance, refusal
+from tests.unit.fleets import ENDPOINT, FleetTestCase, growing, instance, refusal
 
 
 class Ending(FleetTestCase):
@@ -61,6 +61,46 @@ class Ending(FleetTestCase):
         self.pump(LONGEST_PAUSE)
         self.successResultOf(ended)
         self.assertEqual(len(self.ec2.made("terminate")), 2)
+
+
+class OtherKeys(FleetTestCase):
+    """EC2 does not take a fleet's keys any more, when a reconfig has brought others."""
+
+    def setUp(self):
+        super().setUp()
+        self.rental = self.rent(state="running")
+        self.ended = self.fleet.terminate(self.rental)
+
+    def test_handed_over(self):
+        """The fleet with the other keys ends the instance, and watches it until its end."""
+        other = self.get_fleet("us-east-1", ENDPOINT, "OTHER", "other")
+        elsewhere = self.get_fleet("us-west-2", ENDPOINT, "OTHER", "other")
+        self.ec2.last("terminate").fail(refusal("AuthFailure"))
+        self.assertNoResult(self.ended)
+        self.assertEqual([call.args for call in self.ec2.made("terminate")], [("i-1",)] * 2)
+        self.ec2.last("terminate").answer()
+        self.successResultOf(self.ended)
+        self.assertEqual((self.fleet.rentals, other.rentals, elsewhere.rentals), ({}, {"i-1": self.rental}, {}))
+        self.pump(1)
+        self.ec2.last("look").answer(instance("i-1", "terminated"))
+        self.assertEqual((other.rentals, self.rental.ended, self.clock.getDelayedCalls()), ({}, True, []))
+
+    def test_nobody_can(self):
+        """Where no other fleet can, this one goes on trying."""
+        self.get_fleet("us-east-1", ENDPOINT, "OTHER", "other")
+        for _ in range(2):
+            self.ec2.last("terminate").fail(refusal("AuthFailure"))
+        self.pump(1)
+        self.assertEqual(len(self.ec2.made("terminate")), 3)
+        self.ec2.last("terminate").answer()
+        self.successResultOf(self.ended)
+        self.assertEqual(self.fleet.rentals, {"i-1": self.rental})
+
+    def test_other_trouble(self):
+        """For what other keys would not mend, no other fleet is asked."""
+        self.get_fleet("us-east-1", ENDPOINT, "OTHER", "other")
+        self.ec2.last("terminate").fail(NoAnswer("a bad day"))
+        self.assertEqual(len(self.ec2.made("terminate")), 1)
 
 
 class Stopping(FleetTestCase):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import boto3
 from botocore.exceptions import EndpointResolutionError
 from buildbot.config import ConfigErrors
 from buildbot.config.errors import capture_config_errors
+from buildbot.plugins import util
 from twisted.trial.unittest import SynchronousTestCase
 
 from buildbot_ec2ud.ec2 import endpoints
@@ -17,6 +20,9 @@ from tests.unit.secure import environment
 
 PLAIN: dict[str, Any] = {"instance_type": "t3.micro", "ami": "ami-1"}
 SHA256 = "0123456789abcdef" * 4
+#: User-data that is sent as it is.
+AS_IT_IS: dict[str, Any] = {"user_data": "x", "password": "fixed"}
+DISKS = [{"DeviceName": "/dev/sdb", "Ebs": {"VolumeSize": 8}}]
 
 #: Arguments, the one that is to blame, and what is said of it.
 MISTAKES: tuple[tuple[dict[str, Any], str, str], ...] = (
@@ -25,7 +31,68 @@ MISTAKES: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"instance_type": 5}, "instance_type", "Invalid type"),
     ({"ami": None}, "ami", "name an image"),
     ({"ami": 5}, "ami", "Invalid type"),
+    ({"instance_type": ["t3.micro", None]}, "instance_type", "name an EC2 instance type"),
+    ({"instance_type": ""}, "instance_type", "name an EC2 instance type"),
+    ({"ami": ["ami-1"]}, "ami", "Invalid type"),
+    ({"ami": 3.5}, "ami", "3.5"),
+    ({"ami": b"ami-1"}, "ami", "b'ami-1'"),
+    ({"ami": {"name": "debian-12-*"}}, "ami", "owners: name at least one"),
+    ({"ami": {"owners": "self", "nam": "debian-12-*"}}, "ami", "did you mean name?"),
+    ({"ami": {"owners": ["debian"]}}, "ami", "'debian'"),
+    ({"valid_ami_owners": [123456789012]}, "ami", "contradicts valid_ami_owners"),
+    ({"valid_ami_location_regex": ".*"}, "ami", "valid_ami_location_regex"),
+    ({"ami": None, "valid_ami_owners": ["debian"]}, "valid_ami_owners", "'debian'"),
+    ({"ami": None, "valid_ami_owners": []}, "valid_ami_owners", "name at least one"),
+    ({"ami": None, "valid_ami_location_regex": ".*"}, "valid_ami_owners", "goes with valid_ami_location_regex"),
+    (
+        {"ami": None, "valid_ami_owners": 123456789012, "valid_ami_location_regex": "("},
+        "valid_ami_location_regex",
+        "not a regular expression: '('",
+    ),
+    (
+        {"ami": None, "valid_ami_owners": 123456789012, "valid_ami_location_regex": 5},
+        "valid_ami_location_regex",
+        "not a text: 5",
+    ),
+    ({"elastic_ip": "203.0.113"}, "elastic_ip", "neither an IPv4 address"),
+    ({"elastic_ip": 5}, "elastic_ip", "neither an IPv4 address"),
+    ({"volumes": "vol-1"}, "volumes", "not a list of pairs"),
+    ({"volumes": [("vol-1",)]}, "volumes", "not a pair"),
+    ({"volumes": [("snap-1", "/dev/sdf")]}, "volumes", "not the id of a volume"),
+    ({"volumes": [("vol-1", "/mnt/data")]}, "volumes", "not a device name"),
     ({"identifier": "AKID"}, "identifier", "secret_identifier"),
+    ({"aws_id_file_path": "/missing/aws_id"}, "aws_id_file_path", "No such file"),
+    ({"aws_id_file_path": os.devnull}, "aws_id_file_path", "has not the id of an access key"),
+    ({"aws_id_file_path": 5}, "aws_id_file_path", "cannot read 5"),
+    ({"session": "default"}, "session", "not a boto3.Session"),
+    ({"session": boto3.Session(), "identifier": "a", "secret_identifier": "b"}, "session", "identifier contradicts it"),
+    ({"user_data": "x"}, "user_data", "give password"),
+    ({"user_data": 5, "password": "fixed"}, "user_data", "not a text: 5"),
+    ({"user_data": "ä" * 8193, "password": "fixed"}, "user_data", "16,386 bytes"),
+    ({**AS_IT_IS, "bb_master": "host"}, "user_data", "without bb_master"),
+    ({**AS_IT_IS, "bootstrap_script": "#!/bin/sh\n"}, "user_data", "without bootstrap_script"),
+    ({**AS_IT_IS, "bootstrap_env": {"A": "b"}}, "user_data", "without bootstrap_env"),
+    ({"max_spot_price": 0}, "max_spot_price", "not a number from 0.0011 on: 0"),
+    ({"max_spot_price": "1.6"}, "max_spot_price", "'1.6'"),
+    ({"max_spot_price": float("nan")}, "max_spot_price", "nan"),
+    ({"price_multiplier": -1}, "price_multiplier", "-1"),
+    ({"price_multiplier": True}, "price_multiplier", "True"),
+    ({"product_description": 5}, "product_description", "not a text: 5"),
+    ({"spot_instance": "yes"}, "spot_instance", "neither True nor False: 'yes'"),
+    ({"http_tokens": "none"}, "http_tokens", "'required', 'optional'"),
+    ({"http_tokens": True}, "http_tokens", "'required', 'optional'"),
+    ({"encrypted_volumes": "yes"}, "encrypted_volumes", "neither True nor False: 'yes'"),
+    ({"encrypted_volumes": True, "ami": "resolve:ssm:/x"}, "encrypted_volumes", "not possible with an ami of resolve:"),
+    (
+        {"encrypted_volumes": True, "ami": None, "launch_template": "lt-1"},
+        "encrypted_volumes",
+        "the image of a launch template is not known",
+    ),
+    ({"launch_template": 5}, "launch_template", "Invalid type"),
+    ({"launch_template": {"Name": "x"}}, "launch_template", 'Unknown parameter in LaunchTemplate: "Name"'),
+    ({"capacity_memory": -1}, "capacity_memory", "not seconds: -1"),
+    ({"capacity_memory": "180"}, "capacity_memory", "not seconds: '180'"),
+    ({"capacity_memory": float("inf")}, "capacity_memory", "not seconds: inf"),
     ({"secret_identifier": "x"}, "identifier", "secret_identifier"),
     ({"region": "us-est-1"}, "region", "did you mean us-west-1, us-east-1"),
     ({"region": "Frankfurt"}, "region", "unknown region 'Frankfurt'"),
@@ -50,17 +117,54 @@ MISTAKES: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"security_name": "default", "subnet_id": "subnet-1"}, "security_name", "security_group_ids"),
     ({"security_group_ids": "sg-1"}, "security_group_ids", "list"),
     ({"subnet_id": [5]}, "subnet_id", "Invalid type"),
+    ({"subnet_id": ["subnet-1", ""]}, "subnet_id", "''"),
     ({"keypair_name": 5}, "keypair_name", "Invalid type"),
+    ({"security_name": ["default"]}, "security_name", "Invalid type"),
+    ({"security_group_ids": ["sg-1", None]}, "security_group_ids", "SecurityGroupIds[1]"),
     ({"placement": 5}, "placement", "letter"),
     ({"region": "us-east-1", "placement": "us-east-1a"}, "placement", "letter"),
+    ({"placement": "us-east-1a"}, "placement", "letter"),
+    ({"placement": ""}, "placement", "letter"),
     ({"instance_profile_name": ["a"]}, "instance_profile_name", "Invalid type"),
     ({"tags": "cost=ci"}, "tags", "not a dict"),
     ({"tags": {"buildbot:worker": "me"}}, "tags", "are set for each launch"),
+    ({"tags": {"a": 5}}, "tags", "not a text: 'a': 5"),
+    ({"tags": {"aws:a": "b"}}, "tags", "AWS's own: 'aws:a'"),
+    # EC2 user guide, "Tag your Amazon EC2 resources": at most 50 tags, keys of 128 characters, values of 256.
+    ({"tags": {"k" * 129: "v"}}, "tags", "128"),
+    ({"tags": {"k": "v" * 257}}, "tags", "256"),
+    ({"tags": {f"k{number}": "v" for number in range(50)}}, "tags", "50"),
     ({"block_device_map": {"DeviceName": "/dev/sda1"}}, "block_device_map", "Invalid type"),
     ({"block_device_map": [{"Ebs": {"Size": 8}}]}, "block_device_map", "Unknown parameter"),
     ({"launch_options": "EbsOptimized"}, "launch_options", "not a dict"),
     ({"launch_options": {"EbsOptimised": True}}, "launch_options", "EbsOptimised"),
     ({"launch_options": {"UserData": "x"}}, "launch_options", "use bootstrap_script"),
+    ({"launch_options": {"EbsOptimized": "yes"}}, "launch_options", "Invalid type for parameter EbsOptimized"),
+    ({"launch_options": {"CpuOptions": {"CoreCount": "2"}}}, "launch_options", "CpuOptions.CoreCount"),
+    ({"launch_options": {"CpuOptions": {"Cores": 2}}}, "launch_options", 'CpuOptions: "Cores"'),
+    ({"launch_options": {"ImageId": "ami-2"}}, "launch_options", "ImageId contradicts ami"),
+    ({"launch_options": {"DisableApiTermination": True}}, "launch_options", "nothing could end the instance"),
+    ({"launch_options": {"InstanceMarketOptions": {}}}, "launch_options", "use market"),
+    (
+        {"launch_options": {"BlockDeviceMappings": DISKS}, "block_device_map": DISKS},
+        "launch_options",
+        "contradicts block_device_map",
+    ),
+    (
+        {"launch_options": {"LaunchTemplate": {"LaunchTemplateId": "lt-1"}}, "launch_template": "lt-1"},
+        "launch_options",
+        "contradicts launch_template",
+    ),
+    (
+        {"launch_options": {"MetadataOptions": {"HttpTokens": "optional"}}, "http_tokens": "optional"},
+        "launch_options",
+        "contradicts http_tokens",
+    ),
+    (
+        {"launch_options": {"NetworkInterfaces": [{"DeviceIndex": 0}]}, "subnet_id": "subnet-1"},
+        "launch_options",
+        "subnet_id is to stand in those",
+    ),
     ({"bootstrap_script": "missing.sh"}, "bootstrap_script", "there is no file 'missing.sh'"),
     ({"bootstrap_script": "http://example.org/a.sh"}, "bootstrap_script", "bootstrap_sha256"),
     ({"bootstrap_script": "#!/bin/sh\n" + "#" * 16384}, "bootstrap_script", "16,384"),
@@ -106,12 +210,63 @@ class MistakeTests(SynchronousTestCase):
 
     def test_mistakes(self) -> None:
         """Each is one error, which names the worker and the argument."""
-        for arguments, argument, words in MISTAKES:
-            errors = self.errors(**arguments)
-            self.assertEqual(len(errors), 1, (arguments, errors))
-            self.assertTrue(errors[0].startswith("worker linux-1: "), errors)
-            self.assertIn(argument, errors[0])
-            self.assertIn(words, errors[0])
+        found = [(arguments, self.lines(arguments)) for arguments, _, _ in MISTAKES]
+        expected = [
+            len(lines) == 1 and lines[0].startswith(f"worker linux-1: {argument}") and words in lines[0]
+            for (_, lines), (_, argument, words) in zip(found, MISTAKES, strict=True)
+        ]
+        self.assertEqual([one for one, right in zip(found, expected, strict=True) if not right], [])
+
+    def lines(self, arguments: dict[str, Any]) -> list[str]:
+        """What is said of these arguments; nothing, if nothing is wrong."""
+        with capture_config_errors() as captured:
+            EC2UserDataLatentWorker("linux-1", **{**PLAIN, **arguments})
+        return captured.errors
+
+    def test_in_a_build(self) -> None:
+        """What is known only at a build is no mistake, wherever it stands; what stands beside it is checked."""
+        later = util.Property("later")
+        for name in (
+            *("instance_type", "ami", "keypair_name", "security_name", "security_group_ids", "instance_profile_name"),
+            *("subnet_id", "tags", "placement", "block_device_map", "market", "spot_instance", "max_spot_price"),
+            *("price_multiplier", "product_description", "http_tokens", "encrypted_volumes", "launch_template"),
+            *("launch_options", "bootstrap_env"),
+        ):
+            EC2UserDataLatentWorker("linux-1", **{**PLAIN, name: later})
+        for name in ("valid_ami_owners", "valid_ami_location_regex"):
+            arguments = {"ami": None, "valid_ami_owners": "self", "valid_ami_location_regex": ".*", name: later}
+            EC2UserDataLatentWorker("linux-1", **{**PLAIN, **arguments})
+        EC2UserDataLatentWorker("linux-1", **{**PLAIN, **AS_IT_IS, "user_data": later})
+        for arguments, words in (
+            ({"tags": {"cost": later, "aws:a": "b"}}, "tags: names that begin with aws:"),
+            ({"subnet_id": [later, 5]}, "Invalid type for parameter SubnetId"),
+            ({"launch_options": {"EbsOptimized": later, "Monitorin": {}}}, "Monitorin"),
+            ({"block_device_map": [{"DeviceName": later}, {"DeviceName": 5}]}, "block_device_map: Invalid type"),
+            ({"bootstrap_env": {"A": later, "B": None}}, "bootstrap_env: B is not a text"),
+            ({"market": "on-demand", "spot_instance": True, "ami": later}, "spot_instance: contradicts"),
+        ):
+            [error] = self.errors(**arguments)
+            self.assertIn(words, error)
+
+    def test_default_aws_id(self) -> None:
+        """The file that is read where nothing else is given is checked as one that is named."""
+        home = directory(self)
+        environment(self, HOME=home)
+        os.mkdir(os.path.join(home, ".ec2"))
+        write(home, ".ec2/aws_id", "AKID\n")
+        [error] = self.errors()
+        self.assertIn("has not the id of an access key", error)
+        self.assertTrue(error.startswith("worker linux-1: aws_id_file_path: "), error)
+        EC2UserDataLatentWorker("linux-1", **PLAIN, identifier="a", secret_identifier="b")
+        EC2UserDataLatentWorker("linux-1", **PLAIN, session=boto3.Session())
+        write(home, ".ec2/aws_id", "AKID\nsecret\n")
+        EC2UserDataLatentWorker("linux-1", **PLAIN)
+
+    def test_wrong_type_of_properties(self) -> None:
+        """What Buildbot's own class cannot take at all is told of the worker, too."""
+        for name in ("properties", "defaultProperties"):
+            [error] = self.errors(**{name: 5})
+            self.assertTrue(error.startswith(f"worker linux-1: {name}"), error)
 
     def test_not_yet(self) -> None:
         """An argument of the contract that does nothing yet is refused, not ignored."""
@@ -159,6 +314,13 @@ class MistakeTests(SynchronousTestCase):
         )
         self.assertNotIn("s3cret", text)
         self.assertIn("bootstrap_env", text)
+        text = "\n".join(self.errors(password="s3cret-a", user_data=["s3cret-b"]))
+        self.assertNotIn("s3cret", text)
+        self.assertIn("user_data", text)
+        path = write(directory(self), "aws_id", "s3cret-a")
+        text = "\n".join(self.errors(aws_id_file_path=path))
+        self.assertNotIn("s3cret", text)
+        self.assertIn("aws_id_file_path", text)
 
 
 class EnvironmentTests(SynchronousTestCase):

@@ -8,6 +8,7 @@ import socket
 import sys
 from typing import Any
 
+import boto3
 from buildbot.config.errors import capture_config_errors
 from buildbot.plugins import util
 from buildbot.plugins import worker as worker_plugins
@@ -85,6 +86,16 @@ class ConstructionTests(SynchronousTestCase):
             {"build_wait_timeout": 0, "max_builds": 1, "properties": {"a": "b"}, "notify_on_missing": "me@example.org"},
             {"launch_options": {"EbsOptimized": True}},
             {"market": "spot-then-on-demand", "spot_instance": None},
+            {"session": boto3.Session(region_name="eu-central-1")},
+            {"elastic_ip": "203.0.113.7", "volumes": [("vol-0123456789abcdef0", "/dev/sdf")]},
+            {"elastic_ip": "eipalloc-0123456789abcdef0", "volumes": ()},
+            {"password": "fixed", "user_data": "#!/bin/sh\n"},
+            {"password": "fixed", "user_data": b"\x1f\x8b"},
+            {"password": util.Secret("password"), "user_data": util.Interpolate("%(prop:script)s")},
+            {"region": "cn-north-1"},
+            {"region": "us-gov-west-1"},
+            {"capacity_memory": 0},
+            {"ami": None, "instance_type": None, "launch_template": "lt-0123456789abcdef0"},
         ):
             self.assertEqual(self.worker(**arguments).name, "linux-1")
 
@@ -102,31 +113,48 @@ class ConstructionTests(SynchronousTestCase):
 
     def test_positional(self) -> None:
         """Each position is the argument of that name."""
+        session = boto3.Session(region_name="eu-central-1")
+        aws_id = write(directory(self), "aws_id", "AKID\nsecret\n")
         values = {
-            **dict.fromkeys(DROP_IN),
             "name": "linux-1",
             "password": "fixed",
             "instance_type": "t3.micro",
             "ami": "ami-1",
+            "valid_ami_owners": [1],
+            "valid_ami_location_regex": ".*",
+            "elastic_ip": "203.0.113.7",
             "identifier": "AKID",
             "secret_identifier": "secret",
+            "aws_id_file_path": aws_id,
+            "user_data": "#!/bin/sh",
             "region": "eu-central-1",
             "keypair_name": "key",
             "security_name": "group",
             "spot_instance": True,
+            "max_spot_price": 1.5,
+            "volumes": [("vol-1", "/dev/sdf")],
             "placement": "b",
+            "price_multiplier": 1.3,
             "tags": {"cost": "ci"},
+            "product_description": "Windows",
+            "subnet_id": "subnet-1",
             "security_group_ids": ["sg-1"],
             "instance_profile_name": "profile",
             "block_device_map": [{"DeviceName": "/dev/sdb"}],
+            "session": session,
         }
-        worker = EC2UserDataLatentWorker(*values.values())
-        self.assertEqual((worker.name, worker.password), ("linux-1", "fixed"))
-        found = {**vars(worker.settings), **vars(worker.settings.launch)}
-        found["region"] = worker.settings.region
-        for name, value in values.items():
-            if name not in ("name", "password") and value is not None:
-                self.assertEqual(found[name], value, name)
+        self.assertEqual(list(values), DROP_IN)
+        for without in (
+            {"valid_ami_owners", "valid_ami_location_regex", "aws_id_file_path", "security_name", "session"},
+            {"ami", "identifier", "secret_identifier", "session", "subnet_id"},
+            {"ami", "identifier", "secret_identifier", "aws_id_file_path", "subnet_id", "region"},
+        ):
+            given = {name: None if name in without else value for name, value in values.items()}
+            worker = EC2UserDataLatentWorker(*given.values())
+            self.assertEqual((worker.name, worker.password), ("linux-1", "fixed"))
+            found = {**vars(worker.settings.launch), **vars(worker.settings)}
+            for name in DROP_IN[2:]:
+                self.assertEqual(found[name], given[name], name)
 
     def test_name_by_keyword(self) -> None:
         """As in every Buildbot worker."""
@@ -135,11 +163,45 @@ class ConstructionTests(SynchronousTestCase):
 
     def test_attributes(self) -> None:
         """What EC2LatentWorker lets one read right after construction."""
-        arguments = {"keypair_name": "key", "security_name": "group", "tags": {"cost": "ci"}}
-        worker = self.worker(**arguments)
-        for name, value in {**PLAIN, **arguments, "subnet_id": None}.items():
-            self.assertEqual(getattr(worker, name), value)
+        given = {
+            "keypair_name": "key",
+            "security_name": "group",
+            "spot_instance": True,
+            "max_spot_price": 1.5,
+            "price_multiplier": 1.3,
+            "product_description": "Windows",
+            "tags": {"cost": "ci"},
+            "security_group_ids": ["sg-1"],
+            "instance_profile_name": "profile",
+            "block_device_map": [{"DeviceName": "/dev/sdb"}],
+            "user_data": "#!/bin/sh",
+            "volumes": [("vol-1", "/dev/sdf")],
+            "session": boto3.Session(),
+            "password": "fixed",
+        }
+        worker = self.worker(**given)
+        missing = {
+            name for name, value in {**PLAIN, **given}.items() if getattr(worker, name, "no such attribute") != value
+        }
+        self.assertEqual(missing, set())
+        self.assertEqual((worker.subnet_id, worker.placement, worker.valid_ami_owners), (None, None, None))
         self.assertEqual(self.worker().tags, {})
+        worker = self.worker(ami=None, valid_ami_owners=[1], valid_ami_location_regex=".*", placement="b")
+        self.assertEqual((worker.valid_ami_owners, worker.valid_ami_location_regex), ([1], ".*"))
+        self.assertIsNone(worker.ami)
+
+    def test_bootstraps(self) -> None:
+        """A worker with a password of its own, and nothing that is about a bootstrap, gets no user-data."""
+        for arguments, expected in (
+            ({}, True),
+            ({"password": "fixed"}, False),
+            ({"password": "fixed", "user_data": "x"}, False),
+            ({"password": "fixed", "bb_master": "host"}, True),
+            ({"password": "fixed", "bootstrap_script": "#!/bin/sh\n"}, True),
+            ({"password": "fixed", "bootstrap_env": {}}, True),
+            ({"password": util.Secret("a"), "bootstrap_env": util.Property("a")}, True),
+        ):
+            self.assertIs(self.worker(**arguments).settings.bootstraps, expected, arguments)
 
     def test_no_secret(self) -> None:
         """Buildbot logs the configuration of a worker that cannot be reconfigured: there is no secret in it."""
@@ -150,7 +212,8 @@ class ConstructionTests(SynchronousTestCase):
             bootstrap_env={"TOKEN": "s3cret-c"},
             region="eu-central-1",
         )
-        text = repr(worker.getConfigDict()) + repr(worker) + repr(worker.settings)
+        text = repr(self.worker(password="s3cret-a", user_data="s3cret-d").getConfigDict())
+        text += repr(worker.getConfigDict()) + repr(worker) + repr(worker.settings)
         self.assertNotIn("s3cret", text)
         self.assertIn("eu-central-1", text)
         self.assertNotIn("(hidden)", repr(self.worker().getConfigDict()))
