@@ -49,10 +49,28 @@ def _init(options: argparse.Namespace) -> int:
     return 0
 
 
+def _instances(options: argparse.Namespace) -> int:
+    from buildbot_ec2ud import instances  # takes a second: Buildbot's master, and EC2's model
+
+    return instances.run(options.directory, lambda found: found.show(options.json, options.all_masters))
+
+
+def _reap(options: argparse.Namespace) -> int:
+    from buildbot_ec2ud import instances
+
+    return instances.run(options.directory, lambda found: found.reap(options.timeout, options.yes, options.force))
+
+
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not seconds: {text!r}")
+    return float(text)
 
 
 def _port(text: str) -> int:
@@ -115,7 +133,35 @@ def _parser() -> argparse.ArgumentParser:
 
     path = commands.add_parser("template", help="print the path of the packaged master.cfg")
     path.set_defaults(function=_template)
+    _add_instances(commands)
     return parser
+
+
+def _add_instances(commands: Any) -> None:
+    show = commands.add_parser(
+        "instances",
+        help="list what a master has on EC2",
+        description=_INSTANCES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    show.add_argument("directory", metavar="DIR", nargs="?", default=".", help="the master's directory (default: .)")
+    show.add_argument("--json", action="store_true", help="print a JSON list of objects; ages are in seconds")
+    show.add_argument("--all-masters", action="store_true", help="also what other masters have in the same regions")
+    show.set_defaults(function=_instances)
+
+    reap = commands.add_parser(
+        "reap",
+        help="end what a master has left on EC2",
+        description=_REAP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    reap.add_argument("directory", metavar="DIR", nargs="?", default=".", help="the master's directory (default: .)")
+    reap.add_argument("--yes", action="store_true", help="end the instances; without it they are only listed")
+    reap.add_argument("--force", action="store_true", help="even if the master runs: its builds lose their workers")
+    reap.add_argument(
+        "--timeout", type=_seconds, default=300.0, metavar="S", help="seconds to wait for their end (default: 300)"
+    )
+    reap.set_defaults(function=_reap)
 
 
 _DEMO = """\
@@ -123,6 +169,22 @@ Creates a Buildbot master from the packaged template, starts it together with
 an embedded EC2 whose instances really run their user-data, and prints a line
 for each thing that happens. Exit status with --once: 0 only if every build
 succeeded and no instance is left. Nothing stays behind."""
+
+_INSTANCES = """\
+Lists the instances of the master in DIR that EC2 has not ended, in all regions
+and accounts that its configuration uses. The master need not run. Exit status:
+0 if all could be asked, 1 if not, or if the configuration cannot be loaded,
+2 for a wrong command line."""
+
+_REAP = """\
+Ends what a master has left behind: all instances with its tag, in all regions
+and accounts that its configuration uses; never those of another master. Without
+--yes they are only listed. A running master ends by itself what it does not
+need, so this refuses to run beside one. It looks for DIR/twistd.pid: a master
+that was started with --nodaemon has none, and its instances would be ended.
+Exit status: 0 if nothing is left, or EC2 has confirmed the end of all; 1 if
+something went wrong; 2 for a wrong command line; 3 if, without --yes, there is
+something to end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

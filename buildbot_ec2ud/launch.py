@@ -13,7 +13,7 @@ from buildbot.interfaces import IRenderable
 from buildbot_ec2ud.ec2 import shapes
 from buildbot_ec2ud.fleet import image_rules
 from buildbot_ec2ud.fleet.image_rules import ImageRule
-from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, MASTER_TAG, WORKER_TAG, Offer
+from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, MASTER_TAG, NAME_TAG, WORKER_TAG, Offer
 from buildbot_ec2ud.parameters import ARGUMENT_OF, OURS, Names, run_instances
 
 MARKETS = {
@@ -25,6 +25,12 @@ HTTP_TOKENS = ("required", "optional")
 
 #: An image is resolved by EC2 itself; the parameter's name follows.
 RESOLVED_BY_EC2 = "resolve:"
+
+#: Tags of an instance; characters of the name and of the value of one. Source: EC2 user guide, "Tag restrictions".
+TAGS_LIMIT, TAG_LIMITS = 50, (128, 256)
+
+#: What stands behind the region's name in that of a zone: ``a``; of a local zone, ``-lax-1a``.
+_PLACEMENT = re.compile(r"(-[a-z]+-\d+)?[a-z]")
 
 #: Dollars; EC2 takes nothing up to 0.001. Source: botocore's model of EC2, ``SpotMarketOptions``.
 LOWEST_SPOT_PRICE = 0.0011
@@ -120,15 +126,17 @@ class LaunchConfig:
         """Give a line for each thing that is wrong, naming the argument; EC2 is not asked."""
         known = self.known()
         types = as_list(self.instance_type)
-        if (not types and not self.launch_template_given) or any(_is_empty(value) for value in types):
+        if (not types and not self.launch_template_given) or any(value is None or _is_empty(value) for value in types):
             yield "instance_type: name an EC2 instance type, or a list of them in order of preference"
         yield from self._check_image(known)
         yield from known._check_market()
         if known.security_name and known.subnet_id:
             yield "security_name: not possible with subnet_id, use security_group_ids"
         yield from known._check_tags()
-        if known.placement is not None and (
-            not isinstance(known.placement, str) or (self.region and known.placement.startswith(self.region))
+        if any(value is None or _is_empty(value) for value in as_list(self.subnet_id)):
+            yield f"subnet_id: name a subnet, or a list of them in order of preference: {self.subnet_id!r}"
+        if known.placement is not None and not (
+            isinstance(known.placement, str) and _PLACEMENT.fullmatch(known.placement)
         ):
             yield f"placement: not the letter of an availability zone: {known.placement!r}"
         if known.http_tokens is not None and known.http_tokens not in HTTP_TOKENS:
@@ -153,6 +161,8 @@ class LaunchConfig:
                 "ami: name an image: an id (ami-...), resolve:ssm:PARAMETER, a renderable, a callable, or a dict such as "
                 "{'owners': [...], 'name': ...}"
             )
+        elif not isinstance(known.ami, (str, int, list, tuple, type(None))):
+            yield f"ami: neither the id of an image nor a dict: {known.ami!r}"
         if known.encrypted_volumes not in (True, False):
             yield f"encrypted_volumes: neither True nor False: {known.encrypted_volumes!r}"
         elif known.encrypted_volumes and str(known.ami).startswith(RESOLVED_BY_EC2):
@@ -183,6 +193,8 @@ class LaunchConfig:
         if not isinstance(self.tags, Mapping):
             yield f"tags: not a dict: {self.tags!r}"
             return
+        if len({NAME_TAG, LAUNCH_TAG, MASTER_TAG, WORKER_TAG} | set(self.tags)) > TAGS_LIMIT:
+            yield f"tags: EC2 takes {TAGS_LIMIT}, with the four that are set for each launch: {len(self.tags)}"
         if own := sorted({LAUNCH_TAG, MASTER_TAG, WORKER_TAG} & set(self.tags)):
             yield f"tags: {', '.join(own)} are set for each launch"
         for key, value in self.tags.items():
@@ -190,6 +202,11 @@ class LaunchConfig:
                 yield f"tags: not a text: {key!r}: {value!r}"
             elif key.startswith("aws:"):
                 yield f"tags: names that begin with aws: are AWS's own: {key!r}"
+            elif not 0 < len(key) <= TAG_LIMITS[0] or len(value) > TAG_LIMITS[1]:
+                yield (
+                    f"tags: a name has up to {TAG_LIMITS[0]} characters and a value up to {TAG_LIMITS[1]}: "
+                    f"{key[:20]!r}: {value[:20]!r}"
+                )
 
     def _check_options(self, options: Mapping[str, Any]) -> Iterator[str]:
         for name in options:
@@ -212,6 +229,7 @@ class LaunchConfig:
             self,
             ami=self.ami if isinstance(self.ami, (str, int, list, tuple)) else "ami-0",
             tags={},
+            http_tokens=None,
             launch_options={name: value for name, value in options.items() if name not in OURS},
             encrypted_volumes=False,
         )

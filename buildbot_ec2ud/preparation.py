@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from twisted.internet import defer
 
+from buildbot_ec2ud.addresses import has_port
 from buildbot_ec2ud.fleet.attachments import Attachments
 from buildbot_ec2ud.fleet.offer import Offer
 from buildbot_ec2ud.launch import LOWEST_SPOT_PRICE, RESOLVED_BY_EC2, LaunchConfig, LaunchError, as_list
 from buildbot_ec2ud.parameters import Names
 from buildbot_ec2ud.passwords import new_password, replace_login
-from buildbot_ec2ud.settings import has_port
 from buildbot_ec2ud.userdata.posix import UserDataError
 
 
@@ -22,19 +21,19 @@ from buildbot_ec2ud.userdata.posix import UserDataError
 class Start:
     """What a start asks the fleet for. There is a password in the offers: it has no ``repr``.
 
-    :ivar launch_id: what only this launch has.
     :ivar offers: the ways to get the instance, in order of preference.
     :ivar attachments: what the instance gets when it runs.
     """
 
-    launch_id: str
     offers: list[Offer]
     attachments: Attachments
 
 
 @defer.inlineCallbacks
-def prepare(worker: Any, build: Any) -> Generator[Any, Any, Start]:
+def prepare(worker: Any, build: Any, launch_id: str) -> Generator[Any, Any, Start]:
     """Prepare a start of *worker* for *build*; its new password, if it has one for each start, is registered.
+
+    :param launch_id: what only this launch has.
 
     :raises LaunchError: what was rendered cannot be launched.
     :raises UserDataError: the user-data cannot be made.
@@ -63,12 +62,11 @@ def prepare(worker: Any, build: Any) -> Generator[Any, Any, Start]:
         text = settings.make_user_data(worker.name, master, worker.password, environment, (worker.master.basedir,))
     else:
         text = _as_bytes(user_data)
-    launch_id = uuid.uuid4().hex
-    offers = launch.offers(text, Names(worker.master.name, worker.name, launch_id), max_prices, root_device)
+    offers = launch.offers(text, Names(worker.fleet.owner, worker.name, launch_id), max_prices, root_device)
     if build is not None and worker.fleet.capacity.has_lost({request.id for request in build.requests}):
         # An earlier attempt at this build has lost its spot instance: not again, where there is another way.
         offers = [offer for offer in offers if offer.market != "spot"] or offers
-    return Start(launch_id, offers, settings.attachments)
+    return Start(offers, settings.attachments)
 
 
 def _as_bytes(user_data: Any) -> bytes:

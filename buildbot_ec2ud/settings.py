@@ -14,11 +14,12 @@ from buildbot import config
 from buildbot.worker.base import AbstractWorker
 from buildbot.worker.latent import AbstractLatentWorker
 
+from buildbot_ec2ud.addresses import is_address
 from buildbot_ec2ud.ec2 import aws_id, endpoints, proxy, tls
 from buildbot_ec2ud.fleet import pacing
 from buildbot_ec2ud.fleet.attachments import Attachments, check_elastic_ip, check_volumes
 from buildbot_ec2ud.fleet.capacity import MEMORY
-from buildbot_ec2ud.launch import LaunchConfig, is_dynamic
+from buildbot_ec2ud.launch import TAG_LIMITS, LaunchConfig, is_dynamic
 from buildbot_ec2ud.passwords import new_password
 from buildbot_ec2ud.userdata import scripts
 from buildbot_ec2ud.userdata.posix import LIMIT, UserData, UserDataError, check_environment
@@ -28,6 +29,11 @@ NOT_YET = ("max_lifetime", "orphan_timeout")
 
 #: With any of these, the user-data is made here; without one and with a password of one's own, nothing is added to it.
 _BOOTSTRAP = ("bb_master", "bootstrap_script", "bootstrap_sha256", "bootstrap_env")
+
+#: Arguments of Buildbot's own classes that those take for granted to be dicts.
+_DICTS = ("properties", "defaultProperties")
+#: ... and to be numbers.
+_NUMBERS = ("build_wait_timeout", "check_instance_interval", "keepalive_interval", "max_builds", "missing_timeout")
 
 _HIDDEN = "(hidden)"
 
@@ -71,6 +77,8 @@ class Settings:
     volumes: Any = ()
     elastic_ip: Any = None
     capacity_memory: Any = MEMORY
+    max_launch_failures: Any = 10
+    owner: Any = None
     region: str | None = None
     endpoint_url: str | None = None
     api_limits: Any = field(default_factory=dict)
@@ -105,10 +113,17 @@ class Settings:
         """Give a line for each thing that is wrong with the worker *name*, naming the argument."""
         for argument in self.unknown:
             yield self._unknown(argument)
+        for argument in _DICTS:
+            if not isinstance(self.buildbot.get(argument) or {}, Mapping):
+                yield f"{argument}: not a dict: {self.buildbot[argument]!r}"
+        for argument in _NUMBERS:
+            value = self.buildbot.get(argument)
+            if value is not None and type(value) not in (int, float):
+                yield f"{argument}: not a number: {value!r}"
         yield from self._check_credentials()
         yield from self._check_endpoint()
         yield from (f"api_limits: {line}" for line in pacing.check_limits(self.api_limits))
-        if self.bb_master is not None and not _is_address(self.bb_master):
+        if self.bb_master is not None and not is_address(self.bb_master):
             yield f"bb_master: neither host:port nor a host: {self.bb_master!r}"
         yield from self.launch.check()
         yield from (f"volumes: {line}" for line in check_volumes(self.volumes))
@@ -116,24 +131,50 @@ class Settings:
             yield from (f"elastic_ip: {line}" for line in check_elastic_ip(self.elastic_ip))
         if type(self.capacity_memory) not in (int, float) or not 0 <= self.capacity_memory < float("inf"):
             yield f"capacity_memory: not seconds: {self.capacity_memory!r}"
+        if type(self.max_launch_failures) is not int or self.max_launch_failures < 0:
+            yield f"max_launch_failures: not a number of starts, or 0 for no limit: {self.max_launch_failures!r}"
+        if self.owner is not None and not (isinstance(self.owner, str) and 0 < len(self.owner) <= TAG_LIMITS[1]):
+            yield f"owner: not a text of up to {TAG_LIMITS[1]} characters: {self.owner!r}"
         yield from self._check_bootstrap(name) if self.bootstraps else self._check_user_data()
+
+    def for_buildbots_check(self) -> dict[str, Any]:
+        """What goes on to Buildbot's own classes, without what has been found to be wrong with it."""
+        return {
+            name: value
+            for name, value in self.buildbot.items()
+            if (name not in _DICTS or isinstance(value or {}, Mapping))
+            and (name not in _NUMBERS or value is None or type(value) in (int, float))
+        }
 
     def _check_credentials(self) -> Iterator[str]:
         if (self.identifier is None) != (self.secret_identifier is None):
             yield "identifier: goes with secret_identifier; give both or neither"
+        for argument in ("identifier", "secret_identifier"):
+            value = getattr(self, argument)
+            if value is not None and not is_dynamic(value) and not (isinstance(value, str) and value):
+                yield f"{argument}: not a text, or an empty one"
         if self.session is not None:
             if not callable(getattr(self.session, "get_credentials", None)) or not hasattr(self.session, "region_name"):
                 yield f"session: not a boto3.Session: {self.session!r}"
             for argument in ("identifier", "aws_id_file_path"):
                 if getattr(self, argument) is not None:
                     yield f"session: has credentials of its own; {argument} contradicts it"
-        if self.aws_id_file_path is not None:
-            if self.identifier is not None:
-                yield "aws_id_file_path: contradicts identifier"
-            try:
-                aws_id.read(self.aws_id_file_path)
-            except aws_id.FileError as error:
-                yield f"aws_id_file_path: {error}"
+        if self.aws_id_file_path is not None and self.identifier is not None:
+            yield "aws_id_file_path: contradicts identifier"
+        try:
+            self.aws_id()
+        except aws_id.FileError as error:
+            yield f"aws_id_file_path: {error}"
+
+    def aws_id(self) -> tuple[str, str] | None:
+        """The access key of an aws_id file; None where there is none to be read.
+
+        :raises FileError: it cannot be used.
+        """
+        path = self.aws_id_file_path
+        if path is None and self.identifier is None and self.session is None:
+            path = aws_id.default_path()
+        return None if path is None else aws_id.read(path)
 
     def _check_user_data(self) -> Iterator[str]:
         """What is wrong with user-data that is sent as it is."""
@@ -145,7 +186,7 @@ class Settings:
         if self.user_data is None or is_dynamic(self.user_data):
             return
         if not isinstance(self.user_data, (str, bytes)):
-            yield f"user_data: not a text: {self.user_data!r}"
+            yield f"user_data: not a text: {type(self.user_data).__name__}"
         elif (size := len(self.user_data if isinstance(self.user_data, bytes) else self.user_data.encode())) > LIMIT:
             yield f"user_data: has {size:,} bytes; EC2 takes {LIMIT:,}"
 
@@ -237,18 +278,6 @@ class Settings:
         if "\0" in worker + master + password:
             raise UserDataError("bb_master: has a NUL in it")
         return UserData(master, worker, password, environment, script).render()
-
-
-def has_port(address: str) -> bool:
-    """Whether an address is ``host:port``, and not only a host."""
-    host, colon, port = address.rpartition(":")
-    return bool(colon and host and port.isascii() and port.isdigit() and not address.endswith("]"))
-
-
-def _is_address(text: Any) -> bool:
-    if not isinstance(text, str) or not text or any(c.isspace() for c in text):
-        return False
-    return 0 < int(text.rpartition(":")[2]) < 65536 if has_port(text) else ":" not in text or text[0] + text[-1] == "[]"
 
 
 def report(errors: list[str]) -> None:

@@ -1,9 +1,14 @@
-"""What the build's page tells of the instance."""
+"""What the build's page tells of the instance: a log of its start, a line of text, properties, an error."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Generator
+from typing import Any
+
 from buildbot.interfaces import LatentWorkerCannotSubstantiate, LatentWorkerFailedToSubstantiate
 from buildbot.process.properties import Properties
+from twisted.internet import defer
 from twisted.python import log
 
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
@@ -11,6 +16,13 @@ from buildbot_ec2ud.fleet.rental import Rental
 
 #: The properties that tell of the instance.
 PROPERTIES = ("instance", "ec2_instance_type", "ec2_availability_zone", "ec2_market", "ec2_ami", "ec2_region")
+
+#: Name of the log of the preparation step.
+LOG = "ec2"
+#: Lines of an instance's console that are shown.
+CONSOLE_LINES = 100
+
+_PHASE = re.compile(r"^.*ec2ud: phase=(\S+)(?: t=([0-9]+))?", re.MULTILINE)
 
 
 def mark(properties: Properties, rental: Rental | None) -> None:
@@ -34,15 +46,19 @@ def mark(properties: Properties, rental: Rental | None) -> None:
     properties.update(dict(zip(PROPERTIES, values, strict=True)), "Worker")
 
 
+def is_final(error: Exception) -> bool:
+    """Whether another try would not help: somebody has to change the configuration."""
+    return not isinstance(error, EC2CallError) or error.error_class is ErrorClass.CONFIGURATION
+
+
 def refusal(worker: str, error: Exception) -> Exception:
     """What Buildbot is told when there is no instance: whether to try the build again, and why it did not start.
 
     :param worker: the worker's name.
     :param error: what went wrong: an answer of EC2's, or something that is wrong with the configuration.
     """
-    final = not isinstance(error, EC2CallError) or error.error_class is ErrorClass.CONFIGURATION
     log.msg(f"worker {worker}: no instance: {error}")
-    answer = LatentWorkerCannotSubstantiate if final else LatentWorkerFailedToSubstantiate
+    answer = LatentWorkerCannotSubstantiate if is_final(error) else LatentWorkerFailedToSubstantiate
     return answer(f"no EC2 instance for worker {worker}: {error}")
 
 
@@ -52,3 +68,101 @@ def end(rental: Rental) -> str:
         return f"instance {rental.instance_id}: {rental.trouble}"
     why = rental.instance.why()
     return f"instance {rental.instance_id} is {rental.state}" + (f" ({why})" if why else "")
+
+
+def last_phase(console: str) -> str:
+    """The last phase of the bootstrap that a console tells of, in words; empty when it tells of none."""
+    found = _PHASE.findall(console)
+    if not found:
+        return ""
+    name, seconds = found[-1]
+    return f"the last phase of its bootstrap was {name}" + (f", begun after {seconds} s" if seconds else "")
+
+
+def console_url(region: str, instance_id: str) -> str:
+    """Where AWS's own console shows an instance.
+
+    :param region: a region, which tells the partition.
+    """
+    domain = "console.aws.amazon.com"
+    if region.startswith("cn-"):
+        domain = "console.amazonaws.cn"
+    elif region.startswith("us-gov-"):
+        domain = "console.amazonaws-us-gov.com"
+    return f"https://{region}.{domain}/ec2/home?region={region}#InstanceDetails:instanceId={instance_id}"
+
+
+class Page:
+    """The log ``ec2`` of a build's preparation step, while an instance is started for it. Each line is there at once.
+
+    :param clock: the reactor.
+    :param build: the build; None where Buildbot starts a worker without one, and nothing is shown.
+    """
+
+    def __init__(self, clock: Any, build: Any) -> None:
+        self._clock = clock
+        self._build = build
+        # Buildbot has no public way to the step that it makes for the preparation of a worker.
+        self._step = getattr(build, "_preparation_step", None)
+        self._began = clock.seconds()
+        self._lock = defer.DeferredLock()
+        self._log: Any = None
+        self._hidden: set[str] = set()
+        self._finished = False
+
+    def hide(self, secret: str | None) -> None:
+        """Let nothing that is told from now on contain *secret*."""
+        if secret:
+            self._hidden.add(secret)
+
+    def tell(self, text: str) -> None:
+        """Add a line to the log, with the seconds since the start began."""
+        self.write(f"{self._clock.seconds() - self._began:7.1f} s  {text}\n")
+
+    def write(self, text: str) -> None:
+        """Add lines to the log as they are."""
+        self._do(self._write, self.clean(text))
+
+    def say(self, text: str) -> None:
+        """Make *text* the one line that is shown beside the step."""
+        self._do(self._say, self.clean(text))
+
+    def link(self, name: str, url: str) -> None:
+        """Show a link beside the step."""
+        self._do(lambda _: self._step.addURL(name, url), "")
+
+    def clean(self, text: str) -> str:
+        """*text* without secrets."""
+        for secret in self._hidden:
+            text = text.replace(secret, "(hidden)")
+        return text if self._build is None else self._build.properties.cleanupTextFromSecrets(text)
+
+    def finish(self) -> defer.Deferred[None]:
+        """Show nothing any more. Buildbot does not finish the logs of this step.
+
+        :return: fires when all is written.
+        """
+        if not self._finished:
+            self._finished = True
+            self._run(self._finish, "")
+        return self._lock.run(lambda: None)
+
+    def _do(self, action: Any, text: str) -> None:
+        if self._step is not None and not self._finished:
+            self._run(action, text)
+
+    def _run(self, action: Any, text: str) -> None:
+        """One after the other; trouble with the page is no reason to have none with the instance."""
+        self._lock.run(action, text).addErrback(log.err, "while telling a build's page of its instance")
+
+    @defer.inlineCallbacks
+    def _write(self, text: str) -> Generator[Any, Any, None]:
+        if self._log is None:
+            self._log = yield self._step.addLog(LOG)
+        yield self._log.addStdout(text)
+
+    def _say(self, text: str) -> Any:
+        return self._build.master.data.updates.setStepStateString(self._step.stepid, text)
+
+    def _finish(self, _: str) -> Any:
+        return None if self._log is None else self._log.finish()

@@ -6,28 +6,18 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from buildbot.config.errors import capture_config_errors
-from buildbot.interfaces import (
-    LatentWorkerFailedToSubstantiate,
-    LatentWorkerSubstantiatiationCancelled,
-)
 from buildbot.worker.latent import AbstractLatentWorker, States
 from twisted.internet import defer
-from twisted.python.failure import Failure
 
 from buildbot_ec2ud import story
+from buildbot_ec2ud.account import Account
 from buildbot_ec2ud.connections import tell_of_loss
-from buildbot_ec2ud.ec2 import aws_id, endpoints
-from buildbot_ec2ud.ec2.credentials import SessionCredentials
-from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
 from buildbot_ec2ud.fleet.region import Fleet
-from buildbot_ec2ud.fleet.rental import Rental
-from buildbot_ec2ud.launch import LaunchError
 from buildbot_ec2ud.passwords import new_password, replace_login
-from buildbot_ec2ud.preparation import prepare
 from buildbot_ec2ud.settings import Settings, report, without_secrets
 from buildbot_ec2ud.sharing import SharingMixin
-from buildbot_ec2ud.userdata.posix import UserDataError
-from buildbot_ec2ud.userdata.scripts import ScriptError
+from buildbot_ec2ud.starts import StartsMixin
+from buildbot_ec2ud.workarounds import WorkaroundsMixin
 
 #: Seconds between two checks of a starting instance. They cost nothing: the fleet's watch has the answer.
 CHECK_INTERVAL = 2
@@ -38,11 +28,11 @@ STOP_PATIENCE = 60
 _READABLE = (
     *("instance_type", "ami", "valid_ami_owners", "valid_ami_location_regex", "keypair_name", "security_name"),
     *("spot_instance", "max_spot_price", "placement", "price_multiplier", "tags", "product_description", "subnet_id"),
-    *("security_group_ids", "instance_profile_name", "block_device_map"),
+    *("security_group_ids", "instance_profile_name", "block_device_map", "user_data", "volumes", "session"),
 )
 
 
-class EC2UserDataLatentWorker(SharingMixin, AbstractLatentWorker):
+class EC2UserDataLatentWorker(StartsMixin, SharingMixin, WorkaroundsMixin, AbstractLatentWorker):
     """A worker on an EC2 instance that its user-data makes of a vanilla image.
 
     The arguments are those of Buildbot's ``EC2LatentWorker``, in the same order and with the same meaning, and the ones
@@ -90,6 +80,9 @@ class EC2UserDataLatentWorker(SharingMixin, AbstractLatentWorker):
     :param launch_template: id or name of an EC2 launch template, or a dict as ``LaunchTemplate`` in the EC2 API.
     :param launch_options: a dict of further parameters of RunInstances, nested as in the EC2 API.
     :param capacity_memory: seconds for which an offer without capacity is not asked for again; by default 180.
+    :param max_launch_failures: after this many failed starts in a row, the worker is paused; by default 10, 0 for no limit.
+    :param owner: identity of this master, by which it knows its instances again: the same after each restart, and no
+        other master's; by default, Buildbot's own name of the master: host and directory.
     :param endpoint_url: another EC2 endpoint.
     :param api_limits: a dict of EC2 actions, and the calls at once and per second that AWS takes of each from this account,
         where they are not what AWS documents: ``{"RunInstances": (20, 5)}``. Give all workers of an account the same:
@@ -98,9 +91,7 @@ class EC2UserDataLatentWorker(SharingMixin, AbstractLatentWorker):
     :raises buildbot.config.ConfigErrors: all that is wrong, in one go.
     """
 
-    rental: Rental | None = None
     single_use_password = False
-    _starting: defer.Deferred[Any] | None = None
 
     def __init__(
         self,
@@ -140,6 +131,8 @@ class EC2UserDataLatentWorker(SharingMixin, AbstractLatentWorker):
         encrypted_volumes: Any = None,
         launch_template: Any = None,
         capacity_memory: float | None = None,
+        max_launch_failures: int | None = None,
+        owner: str | None = None,
         launch_options: Mapping[str, Any] | None = None,
         endpoint_url: str | None = None,
         api_limits: Mapping[str, Sequence[float]] | None = None,
@@ -155,13 +148,13 @@ class EC2UserDataLatentWorker(SharingMixin, AbstractLatentWorker):
         self._adopt(Settings.parse(password, arguments))
         errors = [f"worker {name}: {line}" for line in self.settings.check(name)]
         with capture_config_errors() as buildbots:
-            super().checkConfig(name, password, **self.settings.buildbot)
+            super().checkConfig(name, password, **self.settings.for_buildbots_check())
         report(errors + [f"worker {name}: {line}" for line in buildbots.errors])
 
     def _adopt(self, settings: Settings) -> None:
         self.settings = settings
         for name in _READABLE:
-            setattr(self, name, getattr(settings.launch, name))
+            setattr(self, name, getattr(settings.launch, name, getattr(settings, name, None)))
 
     @defer.inlineCallbacks
     def reconfigService(self, name: str, password: Any = None, **arguments: Any) -> Generator[Any, Any, None]:
@@ -183,16 +176,18 @@ class EC2UserDataLatentWorker(SharingMixin, AbstractLatentWorker):
     @defer.inlineCallbacks
     def _join_fleet(self, settings: Settings) -> Generator[Any, Any, None]:
         """Find the fleet of the region and the account. No call to AWS is made for it."""
-        key, secret = yield self.renderSecrets((settings.identifier, settings.secret_identifier))
-        source = None
-        if settings.session is not None:
-            source = yield SessionCredentials.of(settings.session, self.master.reactor)
-        elif key is None and (path := settings.aws_id_file_path or aws_id.default_path()) is not None:
-            key, secret = aws_id.read(path)
-        self.region = settings.region or getattr(settings.session, "region_name", None) or endpoints.default_region()
-        url = settings.endpoint_url or endpoints.endpoint_url(self.region)
+        account = yield Account.of(settings, self.renderSecrets, self.master.reactor)
+        self.region = account.region
         self.fleet = yield Fleet.getService(
-            self.master, self.region, url, key, secret, source, settings.limits, float(settings.capacity_memory)
+            self.master,
+            account.region,
+            account.endpoint_url,
+            account.access_key,
+            account.secret_key,
+            account.source,
+            settings.limits,
+            float(settings.capacity_memory),
+            settings.owner,
         )
 
     def getConfigDict(self) -> dict[str, Any]:
@@ -203,57 +198,15 @@ class EC2UserDataLatentWorker(SharingMixin, AbstractLatentWorker):
     def render_shape(self, settings: Settings, properties: Any) -> defer.Deferred[Any]:
         return properties.render((vars(settings.launch), settings.bootstrap_env, settings.user_data))
 
-    def start_instance(self, build: Any) -> defer.Deferred[bool]:
-        self._starting = self._start(build)
-        return self._starting
-
-    def _cancel_start(self) -> None:
-        """Cancel a start that is pending; one that has ended is not touched."""
-        if self._starting is not None:
-            self._starting.cancel()
-
-    @defer.inlineCallbacks
-    def _start(self, build: Any) -> Generator[Any, Any, bool]:
-        if build is not None and build.stopped:
-            # Cancelled before it came here, by a stopping master for one; Buildbot starts its worker all the same, and
-            # then waits for a worker that a stopping master does not let in.
-            raise LatentWorkerSubstantiatiationCancelled()
-        if self.rental is not None:
-            raise LatentWorkerFailedToSubstantiate(self.name, f"{self.rental!r} is still there")
-        try:
-            start = yield prepare(self, build)
-            self.rental = yield self.fleet.launch(self.name, start.launch_id, start.offers, start.attachments)
-            yield self._tell_properties(build, self.rental)
-            return True
-        except defer.CancelledError:
-            raise LatentWorkerSubstantiatiationCancelled() from None
-        except (EC2CallError, LaunchError, UserDataError, ScriptError) as error:
-            raise story.refusal(self.name, error) from None
-
-    @defer.inlineCallbacks
-    def _tell_properties(self, build: Any, rental: Rental) -> Generator[Any, Any, None]:
-        story.mark(self.properties, rental)
-        if build is not None:
-            # Into this one, Buildbot has copied them before the instance was known; and it stores them at the first step,
-            # to which a build need not come.
-            story.mark(build.getProperties(), rental)
-            yield self.master.data.updates.setBuildProperties(build.buildid, build)
-
-    def check_instance(self) -> tuple[bool, str]:
-        rental = self.rental
-        if rental is None:
-            return True, ""
-        if rental.trouble is not None and rental.trouble.error_class is ErrorClass.CONFIGURATION:
-            # Whatever is raised or returned here makes Buildbot try again.
-            self._substantiation_failed(Failure(story.refusal(self.name, rental.trouble)))
-            return True, ""
-        return rental.alive and rental.trouble is None, story.end(rental)
-
     @defer.inlineCallbacks
     def attached(self, conn: Any) -> Generator[Any, Any, None]:
         tell_of_loss(conn, self.master.reactor)
         if self.state == States.SUBSTANTIATING_STARTING:
             yield self._void_password()
+            if self.lifeline is not None:
+                self.lifeline.life.attach("worker attached")
+                yield self.lifeline.page.finish()
+            self._failures = 0
         yield super().attached(conn)
 
     @defer.inlineCallbacks
@@ -274,19 +227,17 @@ class EC2UserDataLatentWorker(SharingMixin, AbstractLatentWorker):
     @defer.inlineCallbacks
     def stop_instance(self, fast: bool = False) -> Generator[Any, Any, bool]:
         rental, self.rental = self.rental, None
+        lifeline, self.lifeline = self.lifeline, None
         # First of all, whatever happens after it. The fleet keeps it until EC2 has confirmed its end.
         accepted = defer.succeed(None) if rental is None else rental.fleet.terminate(rental)
         story.mark(self.properties, None)
         self.resetWorkerPropsOnStop()
         yield self._void_password(ended=True)
+        if lifeline is not None:
+            yield lifeline.page.finish()
         accepted.addTimeout(STOP_PATIENCE, self.master.reactor, onTimeoutCancel=lambda *_: None)
         yield accepted
         return True
-
-    def insubstantiate(self, fast: bool = False, force_substantiation_build: Any = None) -> defer.Deferred[None]:
-        # Buildbot waits for a pending start here, which can take as long as EC2 likes.
-        self._cancel_start()
-        return super().insubstantiate(fast, force_substantiation_build)
 
     def stopService(self) -> defer.Deferred[None]:
         self._cancel_start()

@@ -1,18 +1,16 @@
-"""moto, and the names inside it that the embedded EC2 needs.
+"""moto, and the names inside it that the embedded EC2 needs to look at instances and to change them.
 
-moto ends and starts instances in the same moment and runs nothing; here it learns to wait. Every use of a name that
-moto does not document is in this file, and a test holds each against the installed moto.
+Every use of a name that moto does not document is in this file, in ``_metadata.py``, ``_calls.py`` or ``_hooks.py``; a test
+holds each against the installed moto.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 # moto reads its settings when it is imported. Without 1,300 images, it answers faster and is 130 MB smaller.
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
@@ -23,14 +21,42 @@ from moto.core.utils import utcnow  # noqa: E402
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError  # noqa: E402
 from moto.ec2.models import EC2Backend  # noqa: E402
 from moto.ec2.models.instances import Instance, InstanceState, Reservation, StateReason  # noqa: E402
+from moto.ec2.responses._base_response import EC2BaseResponse  # noqa: E402
 from moto.ec2.responses.general import General  # noqa: E402
 from moto.ec2.responses.instances import InstanceResponse  # noqa: E402
 from moto.server import DomainDispatcherApplication, create_backend_app  # noqa: E402
 
-#: An error that the caller gets, with status 400: its code and its message.
-EC2Error = EC2ClientError
+from buildbot_ec2ud.embedded.pools import Pool  # noqa: E402
+
+#: What the others who know moto need of it: only here it is imported, after its settings.
+__all__ = [
+    "ActionResult",
+    "EC2BaseResponse",
+    "EC2Backend",
+    "General",
+    "Instance",
+    "InstanceResponse",
+    "InstanceState",
+    "InvalidInstanceIdError",
+    "Reservation",
+    "utcnow",
+]
+
 #: EC2's codes of the states of an instance.
 STATE_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+
+
+class EC2Error(EC2ClientError):
+    """An error that the caller gets.
+
+    :param code: EC2's error code.
+    :param message: its message.
+    :param status: the HTTP status.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 400) -> None:
+        super().__init__(code, message)
+        self.status = status
 
 
 def application() -> Any:
@@ -38,16 +64,32 @@ def application() -> Any:
     return DomainDispatcherApplication(create_backend_app)
 
 
-def set_state(instance: Instance, state: str, reason: tuple[str, str] | None = None) -> None:
+# Instances
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an instance has come into its state.
+
+    :ivar code: of EC2's state reason.
+    :ivar message: its message, which begins with a code, if not always with the same.
+    :ivar transition: the reason of the transition; by default, the same as the message.
+    """
+
+    code: str
+    message: str
+    transition: str | None = None
+
+
+def set_state(instance: Instance, state: str, reason: Reason | None = None) -> None:
     """Put *instance* into a state of EC2's.
 
-    :param reason: code and message of the state reason; None leaves what is there.
+    :param reason: None leaves what is there.
     """
     instance._state = InstanceState(state, STATE_CODES[state])
     if reason is not None:
-        code, message = reason
-        instance.state_reason = StateReason(f"{code}: {message}" if code else "", code)
-        instance._reason = f"{code}: {message}" if code else ""
+        instance.state_reason = StateReason(reason.message, reason.code)
+        instance._reason = reason.message if reason.transition is None else reason.transition
 
 
 def state_of(instance: Instance) -> str:
@@ -59,49 +101,30 @@ def user_data(instance: Instance) -> bytes:
     return base64.b64decode(str(instance.user_data or ""))
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A call of ``RunInstances``.
-
-    :ivar zone: the availability zone, if the call names one or a subnet; else empty.
-    :ivar token: the client token, empty if there is none.
-    :ivar user_data: as it was before base64.
-    :ivar parameters: all but the token, as they were sent.
-    """
-
-    account: str
-    region: str
-    zone: str
-    token: str
-    user_data: bytes = field(repr=False)
-    parameters: Mapping[str, str] = field(repr=False)
-
-
-def _launch(response: InstanceResponse) -> Launch:
-    """What a request asks for.
-
-    :raises EC2Error: there is no such subnet.
-    """
-    zone, subnet = response._get_param("Placement.AvailabilityZone"), response._get_param("SubnetId")
-    if not zone and subnet:
-        zone = response.ec2_backend.get_subnet(subnet).availability_zone
-    try:
-        user_data = base64.b64decode(response._get_param("UserData") or "")
-    except binascii.Error:
-        user_data = b""  # moto will refuse it
-    return Launch(
-        response.current_account,
-        response.region,
-        zone or "",
-        response._get_param("ClientToken") or "",
-        user_data,
-        {name: values[0] for name, values in response.querystring.items() if name != "ClientToken"},
-    )
-
-
 def shutdown_behavior(instance: Instance) -> str:
     """What a shutdown from inside does: ``stop`` or ``terminate``."""
     return instance.instance_initiated_shutdown_behavior
+
+
+def pool_of(instance: Instance) -> Pool:
+    """The pool that an instance is from."""
+    return Pool(instance.instance_type, instance.availability_zone or "", instance.lifecycle or "on-demand")
+
+
+@dataclass(frozen=True)
+class Alive:
+    """An instance that is not terminated, and where it is."""
+
+    account: str
+    region: str
+    pool: Pool
+
+
+def alive() -> Iterator[Alive]:
+    """Every instance that is not terminated."""
+    for instance in instances():
+        if state_of(instance) != "terminated":
+            yield Alive(instance.owner_id, instance.ec2_backend.region_name, pool_of(instance))
 
 
 def instances() -> Iterator[Instance]:
@@ -109,7 +132,23 @@ def instances() -> Iterator[Instance]:
     for account in list(get_backend("ec2").values()):
         for backend in list(account.values()):
             for reservation in list(backend.reservations.values()):
-                yield from reservation.instances
+                yield from list(reservation.instances)
+
+
+def find(instance_id: str) -> Instance | None:
+    """The instance with that id, if there is one."""
+    return next((instance for instance in instances() if instance.id == instance_id), None)
+
+
+def forget(instance: Instance) -> None:
+    """Let EC2 know nothing of *instance* any more."""
+    reservations = instance.ec2_backend.reservations
+    for reservation in list(reservations.values()):
+        if instance in reservation.instances:
+            # Not in place: a look-up that is just being answered goes on with the list as it was.
+            reservation.instances = [other for other in reservation.instances if other is not instance]
+            if not reservation.instances:
+                del reservations[reservation.id]
 
 
 def reset() -> None:
@@ -117,110 +156,3 @@ def reset() -> None:
     for account in list(get_backend("ec2").values()):
         for backend in list(account.values()):
             backend.reset()
-
-
-class Hooks:
-    """While installed, tells of everything that happens to an instance, whichever call did it.
-
-    The functions run in the thread of the request.
-
-    :param launched: an instance has been made, and is pending.
-    :param ending: an instance is on its way to ``stopped`` or ``terminated``, the second argument.
-    :param started: a stopped instance is started again, and is pending.
-    :param console: gives the console of an instance.
-    :param launching: called with each ``RunInstances`` and what does it; gives the reservation, or raises EC2Error.
-    :param visible: whether the instance with that id is found where instances are looked up.
-    """
-
-    def __init__(
-        self,
-        launched: Callable[[Instance], Any],
-        ending: Callable[[Instance, str], Any],
-        started: Callable[[Instance], Any],
-        console: Callable[[str], bytes],
-        launching: Callable[[Launch, Callable[[], Reservation]], Reservation],
-        visible: Callable[[str], bool],
-    ) -> None:
-        run_instances, terminate, stop = EC2Backend.run_instances, Instance.terminate, Instance.stop
-        start, answer_launch = Instance.start, InstanceResponse.run_instances
-        # What the API looks instances up by. Not get_instance(): moto itself uses it for instances that it just makes.
-        find_all, find_some = EC2Backend.describe_instances, EC2Backend.get_reservations_by_instance_ids
-        find_to_change = EC2Backend.get_multi_instances_by_id
-
-        def run_and_tell(backend: EC2Backend, *args: Any, **kwargs: Any) -> Any:
-            reservation = run_instances(backend, *args, **kwargs)
-            for instance in reservation.instances:
-                set_state(instance, "pending")
-                launched(instance)
-            return reservation
-
-        def terminate_and_tell(instance: Instance) -> InstanceState:
-            before = InstanceState(instance._state.name, instance._state.code)
-            if before.name not in ("shutting-down", "terminated"):
-                terminate(instance)
-                set_state(instance, "shutting-down")
-                ending(instance, "terminated")
-            return before
-
-        def stop_and_tell(instance: Instance) -> InstanceState:
-            before = InstanceState(instance._state.name, instance._state.code)
-            if before.name in ("pending", "running"):
-                stop(instance)
-                set_state(instance, "stopping")
-                ending(instance, "stopped")
-            return before
-
-        def start_and_tell(instance: Instance) -> InstanceState:
-            before = InstanceState(instance._state.name, instance._state.code)
-            if before.name == "stopped":
-                start(instance)
-                set_state(instance, "pending")
-                started(instance)
-            return before
-
-        def get_console_output(response: General) -> ActionResult:
-            instance = response.ec2_backend.get_instance(response._get_param("InstanceId"))
-            output = base64.b64encode(console(instance.id)).decode("ascii")
-            return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": output})
-
-        def answer_known_launch(response: InstanceResponse) -> ActionResult:
-            return ActionResult(launching(_launch(response), lambda: answer_launch(response).result))
-
-        def find_visible(backend: EC2Backend, *args: Any, **kwargs: Any) -> list[Reservation]:
-            found = find_all(backend, *args, **kwargs)  # copies, each with the list of the original
-            for reservation in found:
-                reservation.instances = [instance for instance in reservation.instances if visible(instance.id)]
-            return [reservation for reservation in found if reservation.instances]
-
-        def find_some_visible(backend: EC2Backend, instance_ids: list[str], *args: Any, **kwargs: Any) -> Any:
-            refuse_hidden(instance_ids)
-            return find_some(backend, instance_ids, *args, **kwargs)
-
-        def find_visible_to_change(backend: EC2Backend, instance_ids: list[str], *args: Any, **kwargs: Any) -> Any:
-            refuse_hidden(instance_ids)
-            return find_to_change(backend, instance_ids, *args, **kwargs)
-
-        def refuse_hidden(instance_ids: list[str]) -> None:
-            hidden = [instance_id for instance_id in instance_ids if not visible(instance_id)]
-            if hidden:
-                raise InvalidInstanceIdError(hidden)
-
-        self._patches = [
-            mock.patch.object(InstanceResponse, "run_instances", answer_known_launch),
-            mock.patch.object(EC2Backend, "describe_instances", find_visible),
-            mock.patch.object(EC2Backend, "get_reservations_by_instance_ids", find_some_visible),
-            mock.patch.object(EC2Backend, "get_multi_instances_by_id", find_visible_to_change),
-            mock.patch.object(EC2Backend, "run_instances", run_and_tell),
-            mock.patch.object(Instance, "terminate", terminate_and_tell),
-            mock.patch.object(Instance, "stop", stop_and_tell),
-            mock.patch.object(Instance, "start", start_and_tell),
-            mock.patch.object(General, "get_console_output", get_console_output),
-        ]
-
-    def install(self) -> None:
-        for patch in self._patches:
-            patch.start()
-
-    def remove(self) -> None:
-        for patch in self._patches:
-            patch.stop()

@@ -10,18 +10,20 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import defer, task
+from twisted.internet import defer
 from twisted.protocols.policies import WrappingFactory
-from twisted.python import log
 from twisted.python.threadpool import ThreadPool
 from twisted.web.wsgi import WSGIResource
 
 from buildbot_ec2ud.ec2.threads import in_thread
 from buildbot_ec2ud.embedded import _moto
-from buildbot_ec2ud.embedded.faults import Faults
+from buildbot_ec2ud.embedded._calls import Demand
+from buildbot_ec2ud.embedded._hooks import Hooks
+from buildbot_ec2ud.embedded.faults import Faults, check_seconds
+from buildbot_ec2ud.embedded.instances import Instances
 from buildbot_ec2ud.embedded.kinds import Kind
 from buildbot_ec2ud.embedded.launches import Launches
-from buildbot_ec2ud.embedded.machine import Machine
+from buildbot_ec2ud.embedded.metadata import MetadataSite
 from buildbot_ec2ud.embedded.wire import FaultySite
 from buildbot_ec2ud.userdata.scripts import packaged
 
@@ -31,10 +33,9 @@ THREADS = 2
 #: reactor up that long.
 SWITCH_INTERVAL = 0.0005
 
-_SHUTDOWN_FROM_INSIDE = ("Client.InstanceInitiatedShutdown", "Instance initiated shutdown")
-
-#: Called with the instance's id, what happened (a state of EC2's, ``user-data started``, ``user-data ended``), and details;
-#: of a fault that has hit a call, with no id, ``fault``, and what it was.
+#: Called with the instance's id, what happened (a state of EC2's, ``user-data started``, ``user-data ended``, ``rebalance
+#: recommendation``, ``interruption notice``), and details; of a fault, with ``fault`` and what it was, and with no id if it
+#: has hit a call.
 Listener = Callable[[str, str, str], Any]
 
 
@@ -43,12 +44,16 @@ class EmbeddedEC2:
 
     :param directory: where the instances' directories are made; a temporary one, removed at the end, unless given.
     :param port: the TCP port, 0 for a free one.
-    :param pending: seconds from a launch to ``running``.
-    :param shutting_down: seconds from a termination to ``terminated``; the machine's processes end before.
+    :param pending: seconds from a launch to ``running``, unless the faults have others.
+    :param shutting_down: seconds from a termination to ``terminated``, unless the faults have others; the machine's
+        processes end before.
     :param reactor: Twisted's, unless given.
     :param faults: what goes wrong; nothing, unless given.
     :ivar faults: the same, to be changed at any time.
     :ivar endpoint_url: the address of the API, while it runs.
+    :ivar metadata_url: the address of the instance metadata service, while it runs; with a slash and the id of an instance,
+        that instance's own. The instance has it in its environment, as ``AWS_EC2_METADATA_SERVICE_ENDPOINT``, where AWS's
+        libraries look for it, and as ``EC2UD_METADATA_URL``.
     :ivar calls: how many times each action was called.
     """
 
@@ -71,17 +76,14 @@ class EmbeddedEC2:
             from twisted.internet import reactor
         self._reactor = reactor
         self._port_number = port
-        self._pending = pending
-        self._shutting_down = shutting_down
         self._given_directory = directory
         self._listeners: list[Listener] = []
-        self._machines: dict[str, Machine] = {}
-        self._launched_at: dict[str, float] = {}
-        self._work: set[defer.Deferred[Any]] = set()
         self._stopping = False
         self.faults = faults or Faults()
+        self._instances = Instances(reactor, lambda: self.faults, pending, shutting_down, self._tell)
         self.calls: collections.Counter[str] = collections.Counter()
         self.endpoint_url = ""
+        self.metadata_url = ""
 
     def worker_arguments(self) -> dict[str, Any]:
         """Arguments with which an ``EC2UserDataLatentWorker`` gets its instances here, to be completed with a name."""
@@ -97,11 +99,11 @@ class EmbeddedEC2:
         }
 
     def subscribe(self, listener: Listener) -> None:
-        """Call *listener* with each thing that happens to an instance, and with each fault that hits a call."""
+        """Call *listener* with each thing that happens to an instance, and with each fault that hits."""
         self._listeners.append(listener)
 
     def states(self) -> dict[str, str]:
-        """The state of each instance, the terminated ones too."""
+        """The state of each instance, the terminated ones too while EC2 shows them."""
         return {instance.id: _moto.state_of(instance) for instance in _moto.instances()}
 
     def alive(self) -> list[str]:
@@ -114,8 +116,26 @@ class EmbeddedEC2:
 
     def console(self, instance_id: str) -> bytes:
         """What an instance has printed. May be called in any thread."""
-        machine = self._machines.get(instance_id)
-        return b"" if machine is None else machine.console()
+        return self._instances.console(instance_id)
+
+    def interrupt(self, instance_id: str, notice: float | None = None, advice: float | None = None) -> None:
+        """Take a spot instance away, as EC2 does: its metadata gives notice of it, then it is terminated.
+
+        Once it has notice, another call changes nothing.
+
+        :param notice: seconds between the two; by default those of the faults, AWS's two minutes.
+        :param advice: seconds that a rebalance recommendation comes ahead of the notice; None: there is none.
+        :raises ValueError: no such spot instance is pending or running; or seconds that are none.
+        """
+        notice = self.faults.notice if notice is None else notice
+        for name, seconds in (("notice", notice), ("advice", advice or 0.0)):
+            check_seconds(name, seconds)
+        instance = _moto.find(instance_id)
+        if instance is None or _moto.state_of(instance) not in ("pending", "running"):
+            raise ValueError(f"no such instance is pending or running: {instance_id}")
+        if _moto.pool_of(instance).market != "spot":
+            raise ValueError(f"not a spot instance: {instance_id}")
+        self._instances.interrupt(instance, notice, advice)
 
     def start(self) -> None:
         """Listen.
@@ -131,22 +151,28 @@ class EmbeddedEC2:
         self._connections = WrappingFactory(site)
         self._connections.noisy = False
         self._port = self._reactor.listenTCP(self._port_number, self._connections, interface="127.0.0.1")
+        metadata = MetadataSite(self._reactor, self._instances.notice)
+        self._metadata_connections = WrappingFactory(metadata)
+        self._metadata_connections.noisy = False
+        self._metadata_port = self._reactor.listenTCP(0, self._metadata_connections, interface="127.0.0.1")
         self._pool.start()
         EmbeddedEC2._running = self
         self._stopping = False
         self._directory = Path(self._given_directory or tempfile.mkdtemp(prefix="embedded-ec2-"))
         self.endpoint_url = f"http://127.0.0.1:{self._port.getHost().port}"
+        self.metadata_url = f"http://127.0.0.1:{self._metadata_port.getHost().port}"
+        self._instances.start(self._directory, self.metadata_url)
         self._switch_interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL)
         _moto.reset()
-        in_reactor = self._reactor.callFromThread
-        self._hooks = _moto.Hooks(
-            launched=self._made,
-            ending=lambda instance, state: in_reactor(self._spawn, self._ending, instance, state),
-            started=lambda instance: in_reactor(self._spawn, self._started_again, instance),
+        self._hooks = Hooks(
+            launched=self._instances.made,
+            ending=self._instances.ending,
+            started=self._instances.started,
             console=self.console,
             launching=Launches(),
-            visible=self._visible,
+            placing=self._place,
+            visible=self._instances.visible,
         )
         self._hooks.install()
 
@@ -156,12 +182,11 @@ class EmbeddedEC2:
         if EmbeddedEC2._running is not self or self._stopping:
             return
         self._stopping = True
-        yield self._port.stopListening()
-        for connection in list(self._connections.protocols):  # clients keep them open
-            connection.transport.abortConnection()
-        for work in list(self._work):
-            work.cancel()
-        yield defer.DeferredList([machine.end() for machine in self._machines.values()])
+        yield defer.gatherResults([self._port.stopListening(), self._metadata_port.stopListening()])
+        for factory in (self._connections, self._metadata_connections):
+            for connection in list(factory.protocols):  # clients keep them open
+                connection.transport.abortConnection()
+        yield self._instances.stop()
         # In a thread, for it waits for the calls that are being done, and these for the reactor.
         yield in_thread(self._reactor, self._pool.stop)
         self._hooks.remove()
@@ -179,84 +204,20 @@ class EmbeddedEC2:
             self._tell("", "fault", f"{kind.name} of {action}")
         return kind
 
-    # What happens to instances, over time
+    def _place(self, demand: Demand) -> tuple[str, int]:
+        """Find a place for instances. Called in the threads of the requests."""
+        try:
+            place = self.faults.capacity.place(demand, _moto.alive())
+        except _moto.EC2Error as error:
+            self._reactor.callFromThread(self._refused, demand, error.code)
+            raise
+        return place.zone, place.count
 
-    def _spawn(self, function: Callable[..., defer.Deferred[Any]], *args: Any) -> None:
-        if self._stopping:
-            return
-        work = function(*args)
-        self._work.add(work)
-
-        def done(result: Any) -> Any:
-            self._work.discard(work)
-            return result
-
-        work.addBoth(done)
-        work.addErrback(lambda failure: None if failure.check(defer.CancelledError) else log.err(failure))
+    def _refused(self, demand: Demand, code: str) -> None:
+        self.faults.hits[code] += 1
+        where = next(iter(demand.subnets), "") if demand.named else demand.region
+        self._tell("", "fault", f"{code}: {demand.instance_type} {demand.market} in {where}")
 
     def _tell(self, instance_id: str, what: str, details: str = "") -> None:
         for listener in list(self._listeners):
             listener(instance_id, what, details)
-
-    def _made(self, instance: Any) -> None:
-        """An instance has been made. Called in the thread of the request."""
-        self._launched_at[instance.id] = self._reactor.seconds()
-        self._reactor.callFromThread(self._spawn, self._launched, instance)
-
-    def _visible(self, instance_id: str) -> bool:
-        """Whether those who look for an instance find it. Called in the threads of the requests."""
-        now = self._reactor.seconds()
-        # Another thread may see an instance of which this object has not heard yet.
-        return now >= self._launched_at.get(instance_id, now) + self.faults.visible_after
-
-    @defer.inlineCallbacks
-    def _launched(self, instance: Any) -> Generator[Any, Any, None]:
-        self._tell(instance.id, "pending")
-        yield task.deferLater(self._reactor, self._pending)
-        if _moto.state_of(instance) != "pending":
-            return
-        self._set_state(instance, "running")
-        machine = Machine(
-            self._reactor,
-            instance.id,
-            self._directory / instance.id,
-            powered_off=lambda: self._powered_off(instance),
-            finished=lambda status: self._tell(instance.id, "user-data ended", f"with status {status}"),
-        )
-        self._machines[instance.id] = machine
-        if machine.run(_moto.user_data(instance)):
-            self._tell(instance.id, "user-data started")
-
-    @defer.inlineCallbacks
-    def _started_again(self, instance: Any) -> Generator[Any, Any, None]:
-        # User-data is run once in the life of an instance, as on EC2.
-        self._tell(instance.id, "pending")
-        yield task.deferLater(self._reactor, self._pending)
-        if _moto.state_of(instance) == "pending":
-            self._set_state(instance, "running")
-
-    def _powered_off(self, instance: Any) -> None:
-        """The instance has shut itself down."""
-        if _moto.state_of(instance) not in ("pending", "running"):
-            return
-        if _moto.shutdown_behavior(instance) == "terminate":
-            instance.terminate()
-        else:
-            instance.stop()
-        _moto.set_state(instance, _moto.state_of(instance), _SHUTDOWN_FROM_INSIDE)
-
-    @defer.inlineCallbacks
-    def _ending(self, instance: Any, state: str) -> Generator[Any, Any, None]:
-        ending = "stopping" if state == "stopped" else "shutting-down"
-        self._tell(instance.id, ending)
-        machine = self._machines.get(instance.id)
-        ends = self._reactor.seconds() + self._shutting_down
-        if machine is not None:
-            yield machine.end()
-        yield task.deferLater(self._reactor, max(0, ends - self._reactor.seconds()))
-        if _moto.state_of(instance) == ending:  # else it was terminated while it stopped
-            self._set_state(instance, state)
-
-    def _set_state(self, instance: Any, state: str) -> None:
-        _moto.set_state(instance, state)
-        self._tell(instance.id, state)

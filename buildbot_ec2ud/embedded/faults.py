@@ -1,24 +1,21 @@
-"""What goes wrong in the embedded EC2, when it is asked to: which calls are hit, and by what."""
+"""What goes wrong in the embedded EC2, when it is asked to: which calls and instances are hit, and by what."""
 
 from __future__ import annotations
 
 import collections
-import difflib
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from buildbot_ec2ud.ec2 import shapes
-from buildbot_ec2ud.embedded.kinds import KINDS, Kind
+from buildbot_ec2ud.embedded._moto import Reason
+from buildbot_ec2ud.embedded.capacity import Capacity
+from buildbot_ec2ud.embedded.fault_list import SETTINGS, describe, read, unknown
+from buildbot_ec2ud.embedded.kinds import KINDS, LAUNCH_FAILURES, Kind
 from buildbot_ec2ud.fleet.pacing import INSTANCES, Bucket, request_limit
 
-#: The settings, as they are written, and what they do.
-SETTINGS: Mapping[str, str] = {
-    "throttle": "EC2's own token buckets for each action",
-    "visible-after=SECONDS": "a new instance is not found for that long",
-    "latency=SECONDS": "every answer is that late",
-}
+__all__ = ["SETTINGS", "Faults", "check_seconds", "describe"]
 
 
 class Faults:
@@ -31,48 +28,56 @@ class Faults:
     :param visible_after: seconds for which a new instance is missing where instances are looked up: from
         ``DescribeInstances``, and with ``InvalidInstanceID.NotFound`` where its id is given, as to ``TerminateInstances``.
     :param latency: seconds by which every answer is late; what the call does is done before.
-    :ivar hits: how many calls each kind of fault has hit.
+    :param pending: seconds from a launch to ``running``; None: as long as the EC2 has it.
+    :param shutting_down: seconds from a termination to ``terminated``; None: as long as the EC2 has it.
+    :param vanish_after: seconds after which an instance that has become ``terminated`` is not found any more; about an hour
+        on AWS, says the EC2 API reference of ``TerminateInstances``.
+    :param notice: seconds of notice that an interrupted spot instance gets. Source of the default: EC2 user guide, "Spot
+        Instance interruption notices".
+    :ivar capacity: the capacity, the quotas and prices that there are: see its methods.
+    :ivar hits: how many times each kind of fault has hit, a call or an instance; of a launch for which there is no capacity,
+        the kind is EC2's error code.
     :raises ValueError: seconds that are none.
     """
 
-    def __init__(self, throttle: bool = False, visible_after: float = 0.0, latency: float = 0.0) -> None:
-        for name, seconds in (("visible_after", visible_after), ("latency", latency)):
-            if not 0 <= seconds < math.inf:
-                raise ValueError(f"{name}: not seconds: {seconds!r}")
+    def __init__(
+        self,
+        throttle: bool = False,
+        visible_after: float = 0.0,
+        latency: float = 0.0,
+        pending: float | None = None,
+        shutting_down: float | None = None,
+        vanish_after: float = 3600.0,
+        notice: float = 120.0,
+    ) -> None:
+        seconds = {"visible_after": visible_after, "latency": latency, "vanish_after": vanish_after, "notice": notice}
+        for name, value in {**seconds, "pending": pending or 0.0, "shutting_down": shutting_down or 0.0}.items():
+            check_seconds(name, value)
         self.throttle = throttle
         self.visible_after = visible_after
         self.latency = latency
+        self.pending = pending
+        self.shutting_down = shutting_down
+        self.vanish_after = vanish_after
+        self.notice = notice
+        self.capacity = Capacity()
         self.hits: collections.Counter[str] = collections.Counter()
         self._waiting: list[_Fault] = []
+        self._failures: list[_Failure] = []
+        self._interruptions: list[_Interruption] = []
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
 
     @classmethod
     def parse(cls, text: str) -> Faults:
         """Read faults from one line: ``throttle,lost-reply:RunInstances,html:DescribeInstances*3,latency=0.2``.
 
-        Each part is a setting, or a kind of fault with an action (else any) and a count (else one call).
+        Each part is a setting, or a kind of fault with an action (else any) and a count (else one call): see
+        :func:`describe`.
 
         :raises ValueError: a part that is none; the text says which, and what is known.
         """
         faults = cls()
-        seen = set()
-        for part in (part.strip() for part in text.split(",")):
-            name, given, value = part.partition("=")
-            if given or part in _SETTING_NAMES:
-                if name in seen:
-                    raise ValueError(f"{name} is given twice")
-                seen.add(name)
-                _set(faults, part, name, value if given else None)
-                continue
-            if not part:
-                raise ValueError(f"an empty part in {text!r}")
-            what, counted, count = part.partition("*")
-            kind, limited, action = what.partition(":")
-            if limited and not action:
-                raise ValueError(f"no action after the colon in {part!r}")
-            if counted and not re.fullmatch("[0-9]+", count):
-                raise ValueError(f"not a count of calls in {part!r}: {count!r}")
-            faults.add(kind, action, int(count) if counted else 1)
+        read(faults, text)
         return faults
 
     def add(self, kind: str, action: str = "", count: int = 1) -> Faults:
@@ -85,22 +90,57 @@ class Faults:
         :raises ValueError: an unknown kind or action, or a count below 1.
         """
         if kind not in KINDS:
-            raise ValueError(_unknown("kind of fault", kind, KINDS, [*KINDS, *SETTINGS]))
+            raise ValueError(unknown("kind of fault", kind, KINDS, [*KINDS, *SETTINGS]))
         if action and action not in shapes.actions():
-            raise ValueError(_unknown("action", action, shapes.actions()))
-        if count < 1:
-            raise ValueError(f"{kind} is to hit {count} calls: not a count above 0")
+            raise ValueError(unknown("action", action, shapes.actions()))
+        _check_count(kind, count, "calls")
         self._waiting.append(_Fault(KINDS[kind], action, count))
         return self
 
+    def fail_launches(self, code: str, count: int = 1, message: str = "") -> Faults:
+        """Let the next instances end instead of running, with that state reason.
+
+        :param code: of the state reason, such as ``Server.InternalError``.
+        :param count: how many instances.
+        :param message: of the state reason; by default, what EC2 says with this code. The two may disagree, as they do where
+            an encrypted volume is one too many: ``Server.InternalError``, ``Client.VolumeLimitExceeded: ...``.
+        :return: these faults, for the next one.
+        :raises ValueError: a code that is not known and has no message, or a count below 1.
+        """
+        if not message and code not in LAUNCH_FAILURES:
+            raise ValueError(unknown("failure of a launch", code, LAUNCH_FAILURES, LAUNCH_FAILURES))
+        _check_count("launch-failure", count, "instances")
+        self._failures.append(_Failure(Reason(code, message or f"{code}: {LAUNCH_FAILURES[code]}"), count))
+        return self
+
+    def interrupt(self, after: float, count: int = 1) -> Faults:
+        """Let the next spot instances that run be taken away, each with :attr:`notice`.
+
+        :param after: seconds from ``running`` to the notice.
+        :param count: how many instances.
+        :return: these faults, for the next one.
+        :raises ValueError: seconds that are none, or a count below 1.
+        """
+        check_seconds("interruption", after)
+        _check_count("interruption", count, "instances")
+        self._interruptions.append(_Interruption(after, count))
+        return self
+
     def clear(self) -> None:
-        """Take back what has been added and has not hit."""
-        self._waiting.clear()
+        """Take back what has been added and has not hit; the settings, and the capacity, stay."""
+        for waiting in (self._waiting, self._failures, self._interruptions):
+            waiting.clear()
 
     @property
     def waiting(self) -> list[tuple[str, str, int]]:
-        """What has been added and has not hit: kind, action (empty for any), and number of calls."""
-        return [(fault.kind.name, fault.action, fault.left) for fault in self._waiting]
+        """What has been added and has not hit: kind, action (empty for any), and number of calls; of the kinds that hit
+        instances, ``launch-failure`` with its code and ``interruption`` with its seconds, the number of these.
+        """
+        return [
+            *((fault.kind.name, fault.action, fault.left) for fault in self._waiting),
+            *(("launch-failure", failure.reason.code, failure.left) for failure in self._failures),
+            *(("interruption", f"{each.after:g}", each.left) for each in self._interruptions),
+        ]
 
     def strike(self, action: str, parameters: Mapping[str, str], region: str, now: float) -> Kind | None:
         """A call has come.
@@ -114,14 +154,26 @@ class Faults:
         kind = KINDS["throttled"] if self.throttle and not self._take(action, parameters, region, now) else None
         for fault in self._waiting:
             if fault.action in ("", action):
-                fault.left -= 1
-                if not fault.left:
-                    self._waiting.remove(fault)
+                _take_one(self._waiting, fault)
                 kind = fault.kind
                 break
         if kind is not None:
             self.hits[kind.name] += 1
         return kind
+
+    def take_launch_failure(self) -> Reason | None:
+        """An instance has been launched: why it will not run, None if it will."""
+        if not self._failures:
+            return None
+        self.hits["launch-failure"] += 1
+        return _take_one(self._failures, self._failures[0]).reason
+
+    def take_interruption(self) -> float | None:
+        """A spot instance runs: the seconds after which it gets notice, None for never."""
+        if not self._interruptions:
+            return None
+        self.hits["interruption"] += 1
+        return _take_one(self._interruptions, self._interruptions[0]).after
 
     def _take(self, action: str, parameters: Mapping[str, str], region: str, now: float) -> bool:
         """Take the call's tokens out of the buckets of its action, if all are there."""
@@ -136,18 +188,13 @@ class Faults:
         return True
 
 
-def describe() -> str:
-    """What :meth:`Faults.parse` understands, as lines of text."""
+def check_seconds(name: str, seconds: float) -> None:
+    """Check what is to be a time.
 
-    def lines(table: Mapping[str, str]) -> list[str]:
-        return [f"  {name:<22} {text}" for name, text in table.items()]
-
-    head = (
-        "faults, separated by commas: KIND hits one call, KIND:ACTION one of that",
-        "action, KIND*N and KIND:ACTION*N the first N",
-    )
-    kinds = {kind.name: kind.text for kind in KINDS.values()}
-    return "\n".join([*head, *lines(kinds), "", "settings, for all calls", *lines(SETTINGS)])
+    :raises ValueError: it is none.
+    """
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{name}: not seconds: {seconds!r}")
 
 
 @dataclass
@@ -157,42 +204,32 @@ class _Fault:
     left: int
 
 
-_SETTING_NAMES = tuple(setting.partition("=")[0] for setting in SETTINGS)
+@dataclass
+class _Failure:
+    reason: Reason
+    left: int
 
 
-def _set(faults: Faults, part: str, name: str, value: str | None) -> None:
-    """Make a setting of a part of the text.
-
-    :param value: what stands after ``=``, None if there is no such.
-    """
-    if name not in _SETTING_NAMES:
-        if re.split("[:*]", name)[0] in KINDS:
-            raise ValueError(f"only settings have a value: {part!r}; they are {', '.join(SETTINGS)}")
-        raise ValueError(_unknown("setting", name, _SETTING_NAMES, SETTINGS))
-    if name == "throttle":
-        if value is not None:
-            raise ValueError(f"throttle has no value: {part!r}")
-        faults.throttle = True
-        return
-    try:
-        seconds = float(value or "")
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"not {name}=SECONDS: {part!r}")
-    setattr(faults, name.replace("-", "_"), seconds)
+@dataclass
+class _Interruption:
+    after: float
+    left: int
 
 
-def _unknown(what: str, name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
-    """The text about a name that is unknown.
+_T = TypeVar("_T", _Fault, _Failure, _Interruption)
 
-    :param known: what it could have been.
-    :param listed: what to list where nothing known is near; None: nothing.
-    """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    if near:
-        return f"unknown {what} {name!r}; did you mean {near[0]}?"
-    return f"unknown {what} {name!r}" + (f"; known are {', '.join(listed)}" if listed else "")
+
+def _take_one(waiting: list[_T], fault: _T) -> _T:
+    """Let *fault*, which waits, hit once."""
+    fault.left -= 1
+    if not fault.left:
+        waiting.remove(fault)
+    return fault
+
+
+def _check_count(kind: str, count: int, what: str) -> None:
+    if count < 1:
+        raise ValueError(f"{kind} is to hit {count} {what}: not a count above 0")
 
 
 def _instances(parameters: Mapping[str, str]) -> int:

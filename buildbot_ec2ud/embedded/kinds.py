@@ -1,4 +1,4 @@
-"""The kinds of faults that can hit a call to the embedded EC2."""
+"""The kinds of faults that can hit a call to the embedded EC2, or a launch."""
 
 from __future__ import annotations
 
@@ -96,4 +96,14 @@ KINDS: Mapping[str, Kind] = {
         Kind("html", "200 and a proxy's web page; the call is not done", False, _PAGE),
         Kind("wrong-date", "400 RequestExpired: EC2's clock is 20 minutes ahead", False, _EXPIRED),
     )
+}
+
+#: How a launch can end while it is pending: the codes of EC2's state reasons, and the words after them. Sources: botocore's
+#: model of EC2, ``StateReason``; EC2 user guide, "Instance terminates immediately".
+LAUNCH_FAILURES: Mapping[str, str] = {
+    "Server.InternalError": "Internal error on launch",
+    "Server.InsufficientInstanceCapacity": "Insufficient capacity to satisfy instance request",
+    "Client.InternalError": "Client error on launch",
+    "Client.InvalidSnapshot.NotFound": "The specified snapshot was not found",
+    "Client.VolumeLimitExceeded": "Volume limit exceeded",
 }

@@ -9,7 +9,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,7 @@ class Machine:
     :param directory: a directory for this instance, which must not exist yet.
     :param powered_off: called when the instance shuts itself down.
     :param finished: called with the exit status (None after a signal) when the user-data has ended by itself.
+    :param environment: further variables that its user-data finds.
     """
 
     def __init__(
@@ -120,12 +121,14 @@ class Machine:
         directory: Path,
         powered_off: Callable[[], Any],
         finished: Callable[[int | None], Any],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._reactor = reactor
         self._name = name
         self._directory = directory
         self._powered_off = powered_off
         self._finished = finished
+        self._environment = dict(environment or {})
         self._console: collections.deque[bytes] = collections.deque()
         self._console_size = 0
         self._ending = False
@@ -174,6 +177,7 @@ class Machine:
                 "TMPDIR": str(self._directory / "tmp"),
                 "LANG": "C.UTF-8",
                 "EC2UD_ROOT": str(self._directory),
+                **self._environment,
                 **dict([self._marker.split("=", 1)]),
             },
             path=str(self._directory),

@@ -39,6 +39,7 @@ class Launch:
         self._launch_id = launch_id
         self._attachments = attachments
         self._call = Call(worker)
+        self._searched = False
 
     def start(self, offers: Sequence[Offer]) -> defer.Deferred[Rental]:
         """Ask for one offer after the other; see :meth:`~buildbot_ec2ud.fleet.region.Fleet.launch`."""
@@ -49,6 +50,10 @@ class Launch:
                 work.cancel()
 
         def answered(result: Rental | Failure) -> defer.Deferred[None] | None:
+            if not self._searched:
+                self._fleet.launching.discard(self._launch_id)
+                if isinstance(result, Failure):
+                    self._fleet.unfollow(self._launch_id)
             if not caller.called:
                 caller.callback(result)
             elif isinstance(result, Rental):
@@ -57,6 +62,7 @@ class Launch:
             return None
 
         caller: defer.Deferred[Rental] = defer.Deferred(abandon)
+        self._fleet.launching.add(self._launch_id)
         work = self._walk(offers)
         self._fleet.background.run(work.addBoth(answered))
         return caller
@@ -80,27 +86,26 @@ class Launch:
                 capacity.refused(offer, error)
                 if error.outcome_unknown:
                     # No other one is asked for: it would carry the tag by which the first is looked for, and ended.
-                    self._fleet.background.run(self._reclaim())
+                    self._search()
                     raise
                 if error.error_class not in _NEXT or self._call.abandoned or len(offers) == 1:
                     raise
                 reasons[offer.market if error.error_class is ErrorClass.QUOTA else str(offer)] = str(error)
-            except (
-                BaseException
-            ) as error:  # cancelled; or a mistake of the code, which is no reason to lose an instance
+            except BaseException:
+                # It was cancelled; or a mistake of the code, which is no reason to lose an instance.
                 if self._call.exposed:
-                    if isinstance(error, defer.CancelledError) and not self._call.abandoned:
-                        self._give_up()  # the fleet stops
+                    if self._fleet.closed:
+                        self._give_up()
                     else:
-                        self._fleet.background.run(self._reclaim())
+                        self._search()
                 raise
             else:
                 capacity.succeeded(offer)
-                return self._fleet.rent(self._worker, instances[0], offer, self._attachments)
+                return self._fleet.rent(self._worker, instances[0], offer, self._attachments, self._launch_id)
         raise NoOffer(reasons)
 
     def _tell(self, kind: str, text: str) -> None:
-        self._fleet.tell(kind, self._worker, None, text)
+        self._fleet.tell(kind, self._worker, None, text, self._launch_id)
 
     @defer.inlineCallbacks
     def _run(self, parameters: Mapping[str, Any]) -> Generator[Any, Any, list[Instance]]:
@@ -115,6 +120,15 @@ class Launch:
     def _run_once(self, parameters: Mapping[str, Any]) -> defer.Deferred[list[Instance]]:
         # One token for each (attempt, offer): EC2 takes a repeated call with the same token for the same one.
         return self._fleet.client.run_instances({**parameters, "ClientToken": uuid.uuid4().hex}, self._call)
+
+    def _search(self) -> None:
+        self._searched = True
+        search = self._reclaim().addBoth(self._found)
+        self._fleet.background.run(search)
+
+    def _found(self, result: Any) -> Any:
+        self._fleet.launching.discard(self._launch_id)
+        return result
 
     @defer.inlineCallbacks
     def _reclaim(self) -> Generator[Any, Any, None]:
@@ -144,10 +158,11 @@ class Launch:
             for instance in found:
                 if instance.instance_id not in fleet.rentals and not instance.ended:
                     log.msg(f"worker {self._worker}: EC2 did start {instance.instance_id}; ending it")
-                    yield fleet.terminate(fleet.rent(self._worker, instance))
+                    yield fleet.terminate(fleet.rent(self._worker, instance, launch_id=self._launch_id))
             if found:
                 return
         log.msg(f"worker {self._worker}: EC2 has started no instance by the unanswered launch")
+        fleet.unfollow(self._launch_id)
 
     def _give_up(self) -> None:
         log.msg(

@@ -9,29 +9,30 @@ from typing import Any
 
 from buildbot.util.service import SharedService
 from buildbot.util.subscription import Subscription, SubscriptionPoint
-from twisted.internet import defer, task
+from twisted.internet import defer
 from twisted.python import log
 
 from buildbot_ec2ud.ec2 import endpoints
 from buildbot_ec2ud.ec2.client import EC2Client
 from buildbot_ec2ud.ec2.credentials import AWSCredentials
-from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
+from buildbot_ec2ud.ec2.errors import EC2CallError
 from buildbot_ec2ud.ec2.parser import Instance
 from buildbot_ec2ud.ec2.query import Attempt, QueryFactory
 from buildbot_ec2ud.ec2.threads import in_thread
 from buildbot_ec2ud.ec2.transport import Transport
 from buildbot_ec2ud.fleet.attachments import Attacher, Attachments
-from buildbot_ec2ud.fleet.background import Background, observe, pauses
+from buildbot_ec2ud.fleet.background import Background, observe
 from buildbot_ec2ud.fleet.capacity import MEMORY, Capacity
+from buildbot_ec2ud.fleet.endings import Endings
 from buildbot_ec2ud.fleet.images import Images
 from buildbot_ec2ud.fleet.launches import Launch
+from buildbot_ec2ud.fleet.leftovers import Leftovers
 from buildbot_ec2ud.fleet.metrics import Metrics
-from buildbot_ec2ud.fleet.offer import Offer
+from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, WORKER_TAG, Offer
 from buildbot_ec2ud.fleet.pacing import Limit, Pacer
 from buildbot_ec2ud.fleet.prices import SpotPrices
 from buildbot_ec2ud.fleet.rental import FleetEvent, Listener, Rental
-from buildbot_ec2ud.fleet.terminations import Terminator
-from buildbot_ec2ud.fleet.watcher import ABSENT_LIMIT, Watcher
+from buildbot_ec2ud.fleet.watcher import Watcher
 
 #: Seconds that a stopping master waits until EC2 has accepted the end of every instance.
 STOP_TIMEOUT = 30.0
@@ -51,9 +52,12 @@ class Fleet(SharedService):
     :param source: gives botocore's credentials instead; its ``repr`` tells it from others.
     :param limits: by action, how many calls AWS takes from this account, where that is not what it documents.
     :param capacity_memory: seconds for which an offer without capacity is not asked for again.
+    :param owner: identity of this master, by which its instances are known; None for the master's name.
     :ivar rentals: the instances whose end EC2 has not confirmed, by id.
+    :ivar launching: the launch tags of launches that are under way, or looked for.
     :ivar metrics: counts and latencies of the calls that were made.
     :ivar background: what has to go on whoever waits for it.
+    :ivar closed: whether the service has ended what it could end; nothing new is begun then.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Fleet(SharedService):
         source: Callable[[], Any] | None = None,
         limits: Mapping[str, Limit] | None = None,
         capacity_memory: float = MEMORY,
+        owner: str | None = None,
     ) -> None:
         super().__init__()
         self.region = region
@@ -75,9 +80,13 @@ class Fleet(SharedService):
         self._source = source
         self.limits = limits or {}
         self._capacity_memory = capacity_memory
+        self._owner = owner
+        self.launching: set[str] = set()
         self._events = SubscriptionPoint(f"EC2 fleet of {region}")
+        self._followed: dict[str, Listener] = {}
         self.background = Background()
-        self._closed = False
+        self._settled: defer.Deferred[None] | None = None
+        self.closed = False
 
     @classmethod
     def getName(cls, *args: Any, **kwargs: Any) -> str:
@@ -98,11 +107,26 @@ class Fleet(SharedService):
         self.images = Images(self.client, reactor)
         self.prices = SpotPrices(self.client, reactor)
         self.watcher = Watcher(self.client, reactor)
-        self._terminator = Terminator(self.client, reactor)
         self._attacher = Attacher(self.client, reactor)
+        self._endings = Endings(self, self._attacher)
         # Begun now, so that no start has to wait for it.
         self._hostname = in_thread(reactor, socket.getfqdn)
+        self._leftovers = Leftovers(self.client, reactor, self.owner, self._owned, self._end_leftover)
+        self._leftovers.start()
         return super().startService()
+
+    @property
+    def owner(self) -> str:
+        """The identity of this master."""
+        return self._owner or self.master.name
+
+    def _owned(self) -> set[str]:
+        """The ids of all instances that this master has, and the launch tags of its launches, in whatever fleet."""
+        return {one for fleet in fleets(self.master.namedServices) for one in (*fleet.rentals, *fleet.launching)}
+
+    def _end_leftover(self, instance: Instance) -> None:
+        worker = instance.tags.get(WORKER_TAG, "")
+        self.terminate(self.rent(worker, instance, launch_id=instance.tags.get(LAUNCH_TAG), kind="leftover"))
 
     def _answered(self, attempt: Attempt) -> None:
         self._pacer.answered(attempt)
@@ -111,24 +135,32 @@ class Fleet(SharedService):
     @defer.inlineCallbacks
     def stopService(self) -> Generator[Any, Any, None]:
         """End every instance that is left, as far as EC2 can be reached within :data:`STOP_TIMEOUT`."""
-        settled = observe(self.settle())
-        settled.addTimeout(STOP_TIMEOUT, self.master.reactor, onTimeoutCancel=lambda *_: None)
-        yield settled
-        self._closed = True
+        # Buildbot stops one after the other: all begin with the first, or each would take its time.
+        for fleet in fleets(self.master.namedServices):
+            fleet.begin_to_stop()
+        yield self._settled
+        self.closed = True
         for rental in self.rentals.values():
             if not rental.accepted:
                 log.msg(f"EC2 has not accepted the end of {rental!r}; it may still run")
         self.watcher.stop()
         self.images.stop()
         self.background.cancel()
-        self._terminator.stop()
+        self._endings.stop()
         yield self._transport.close()
         yield super().stopService()
+
+    def begin_to_stop(self) -> None:
+        """Begin to end every instance."""
+        self._leftovers.stop()
+        if self._settled is None:
+            self._settled = observe(self.settle())
+            self._settled.addTimeout(STOP_TIMEOUT, self.master.reactor, onTimeoutCancel=lambda *_: None)
 
     @defer.inlineCallbacks
     def settle(self) -> Generator[Any, Any, None]:
         """End every instance, and wait until EC2 has accepted that and no launch is unanswered."""
-        while not self._closed:
+        while not self.closed:
             for rental in list(self.rentals.values()):
                 if not rental.ended:  # a stopped one has volumes that cost
                     self.terminate(rental)
@@ -140,10 +172,28 @@ class Fleet(SharedService):
         """Call *listener* with each :class:`~buildbot_ec2ud.fleet.rental.FleetEvent` from now on."""
         return self._events.subscribe(listener)
 
-    def tell(self, kind: str, worker: str, instance_id: str | None = None, text: str = "") -> None:
-        """Log an event, and tell the listeners of it."""
+    def follow(self, launch_id: str, listener: Listener) -> None:
+        """Call *listener* with each event of one launch and its instance, until EC2 has confirmed its end."""
+        self._followed[launch_id] = listener
+
+    def unfollow(self, launch_id: str) -> None:
+        """Nobody wants to hear of a launch any more."""
+        self._followed.pop(launch_id, None)
+
+    def tell(
+        self, kind: str, worker: str, instance_id: str | None = None, text: str = "", launch_id: str | None = None
+    ) -> None:
+        """Log an event, and tell those who listen of it; see :class:`~buildbot_ec2ud.fleet.rental.FleetEvent`."""
         log.msg(f"EC2 {kind}: worker {worker} {instance_id or ''} {text}".rstrip())
-        self._events.deliver(FleetEvent(kind, worker, instance_id, text))
+        event = FleetEvent(kind, worker, instance_id, text, launch_id)
+        self._events.deliver(event)
+        if (follower := self._followed.get(launch_id or "")) is not None:
+            try:
+                follower(event)
+            except Exception:
+                log.err(None, f"while telling of {kind} of worker {worker}")
+        if kind == "terminated" and launch_id is not None:
+            self.unfollow(launch_id)
 
     def hostname(self) -> defer.Deferred[str]:
         """This machine's fully qualified name; looked up once, when the service starts."""
@@ -167,27 +217,36 @@ class Fleet(SharedService):
         return Launch(self, worker, launch_id, attachments).start(offers)
 
     def rent(
-        self, worker: str, instance: Instance, offer: Offer | None = None, attachments: Attachments | None = None
+        self,
+        worker: str,
+        instance: Instance,
+        offer: Offer | None = None,
+        attachments: Attachments | None = None,
+        launch_id: str | None = None,
+        kind: str = "launch",
     ) -> Rental:
         """Take over an instance that EC2 has started for *worker*: it is watched until EC2 has confirmed its end.
 
         :param offer: what was asked for, if that is known.
         :param attachments: what it gets when it runs; None for an instance that is to be ended at once.
+        :param launch_id: by which launch it came.
+        :param kind: of the event that is told.
         """
-        rental = Rental(self, worker, instance, offer, attachments)
+        rental = Rental(self, worker, instance, offer, attachments, launch_id)
         self.rentals[rental.instance_id] = rental
         self.tell(
-            "launch",
+            kind,
             worker,
             rental.instance_id,
             f"{instance.instance_type} {instance.lifecycle} in {instance.placement}",
+            launch_id,
         )
         self._changed(rental)
-        self.watcher.watch(rental, self._changed, self._absent)
+        self.watcher.watch(rental, self._changed, self._endings.absent)
         return rental
 
     def _changed(self, rental: Rental) -> None:
-        self.tell(rental.state, rental.worker, rental.instance_id, rental.instance.why())
+        self.tell_of(rental, rental.state, rental.instance.why())
         if rental.offer is not None and rental.instance.lacked_capacity:
             self.capacity.had_none(rental.offer, rental.instance.why())
         if rental.state == "running" and rental.attaching is None and rental.returned is None:
@@ -205,24 +264,11 @@ class Fleet(SharedService):
             yield self._attacher.attach(rental.attachments, rental.instance)
         except EC2CallError as error:
             rental.trouble = error
-            self.tell("trouble", rental.worker, rental.instance_id, str(error))
+            self.tell_of(rental, "trouble", str(error))
 
-    def _absent(self, rental: Rental) -> None:
-        self.background.run(self._confirm(rental))
-
-    @defer.inlineCallbacks
-    def _confirm(self, rental: Rental) -> Generator[Any, Any, None]:
-        """EC2 has long not listed an instance: it is gone if EC2 says so when told to end it."""
-        log.msg(f"EC2 has not listed {rental!r} for {ABSENT_LIMIT:g} s; ending it, to be sure")
-        try:
-            yield self._terminator.terminate(rental.instance_id)
-        except EC2CallError as error:
-            if error.error_class is not ErrorClass.NOT_VISIBLE_YET:
-                log.msg(f"cannot end {rental!r}: {error}")  # the watch goes on, and comes here again
-            elif not rental.ended:
-                rental.seen(None)
-                self.watcher.forget(rental)
-                self._changed(rental)
+    def tell_of(self, rental: Rental, kind: str, text: str = "") -> None:
+        """Log an event of an instance, and tell those who listen of it."""
+        self.tell(kind, rental.worker, rental.instance_id, text, rental.launch_id)
 
     # Ending
 
@@ -232,57 +278,33 @@ class Fleet(SharedService):
         :return: fires when EC2 has accepted the call, which is repeated until then. Cancelling it cancels only the
             waiting.
         """
-        if rental.returned is None:
-            if rental.attaching is not None:
-                rental.attaching.cancel()
-            rental.returned = self.background.run(self._terminate(rental))
-        return observe(rental.returned)
+        return self._endings.end(rental)
 
-    @defer.inlineCallbacks
-    def _terminate(self, rental: Rental) -> Generator[Any, Any, None]:
-        pause = pauses()
-        while not rental.ended:
-            self.tell("terminate", rental.worker, rental.instance_id)
-            try:
-                yield self._terminator.terminate(rental.instance_id)
-            except EC2CallError as error:
-                log.msg(f"cannot end {rental!r}, will try again: {error}")
-                if error.error_class is ErrorClass.CREDENTIALS and (yield self._hand_over(rental)):
-                    return
-            except defer.CancelledError:
-                raise
-            except Exception:
-                log.err(None, f"cannot end {rental!r}, will try again")
-            else:
-                rental.accepted = True
-                self.watcher.hurry()
-                if rental.attachments is not None:
-                    self.background.run(self._attacher.release(rental.attachments, rental.instance_id))
-                return
-            yield task.deferLater(self.master.reactor, next(pause))
+    def siblings(self) -> list[Fleet]:
+        """The other fleets of this master that have their instances in the same place: with other keys, say."""
+        here = (self.region, self.endpoint_url)
+        alike = [one for one in fleets(self.master.namedServices) if (one.region, one.endpoint_url) == here]
+        return [fleet for fleet in alike if fleet is not self]
 
-    @defer.inlineCallbacks
-    def _hand_over(self, rental: Rental) -> Generator[Any, Any, bool]:
-        """EC2 does not take our keys any more: let a fleet with the ones that a reconfig has brought end an instance.
+    def end_now(self, instance_id: str) -> defer.Deferred[None]:
+        """Ask EC2 once to end an instance."""
+        return self._endings.ask(instance_id)
 
-        :return: whether one could.
-        """
-        for other in fleets(self.master.namedServices):
-            if other is self or (other.region, other.endpoint_url) != (self.region, self.endpoint_url):
-                continue
-            try:
-                yield other._terminator.terminate(rental.instance_id)
-            except EC2CallError as error:
-                log.msg(f"nor can another fleet end {rental!r}: {error}")
-                continue
-            rental.accepted = True
-            self.watcher.forget(rental)
-            self.rentals.pop(rental.instance_id, None)
-            rental.fleet = other
-            other.rentals[rental.instance_id] = rental
-            other.watcher.watch(rental, other._changed, other._absent)
-            return True
-        return False
+    def hand_over(self, rental: Rental, other: Fleet) -> None:
+        """Let another fleet watch an instance from now on."""
+        self.watcher.forget(rental)
+        self.rentals.pop(rental.instance_id, None)
+        rental.fleet = other
+        other.rentals[rental.instance_id] = rental
+        if rental.launch_id in self._followed:
+            other.follow(rental.launch_id, self._followed.pop(rental.launch_id))
+        other.watcher.watch(rental, other._changed, other._endings.absent)
+
+    def gone(self, rental: Rental) -> None:
+        """EC2 knows an instance no more, and has said so."""
+        rental.seen(None)
+        self.watcher.forget(rental)
+        self._changed(rental)
 
 
 def fleets(services: Mapping[str, Any]) -> list[Fleet]:

@@ -21,6 +21,7 @@ class Rental:
     :ivar instance: what EC2 last said of it.
     :ivar offer: what was asked for; None where that is not known.
     :ivar attachments: what it gets when it runs, if anything.
+    :ivar launch_id: by which launch it came; None where that is not known.
     :ivar attaching: None until it runs; then, its getting that.
     :ivar trouble: why it cannot have that; else None.
     :ivar returned: None until this master wants it to end; then fires when EC2 has accepted that.
@@ -34,12 +35,14 @@ class Rental:
         instance: Instance,
         offer: Offer | None = None,
         attachments: Attachments | None = None,
+        launch_id: str | None = None,
     ) -> None:
         self.fleet = fleet
         self.worker = worker
         self.instance = instance
         self.offer = offer
         self.attachments = attachments
+        self.launch_id = launch_id
         self.attaching: defer.Deferred[None] | None = None
         self.trouble: EC2CallError | None = None
         self.returned: defer.Deferred[None] | None = None
@@ -85,18 +88,22 @@ class Rental:
 class FleetEvent:
     """Something that happened to the instance of a worker.
 
-    :ivar kind: ``request``, ``refused``, ``launch``, ``terminate``, or a state of EC2's: ``pending``, ``running``,
-        ``shutting-down``, ``terminated``, ``stopping``, ``stopped``.
+    :ivar kind: ``request``, ``refused``, ``skipped``, ``launch``, ``leftover``, ``trouble``, ``terminate``, or a state of
+        EC2's: ``pending``, ``running``, ``shutting-down``, ``terminated``, ``stopping``, ``stopped``.
     :ivar worker: name of the worker.
     :ivar instance_id: None before EC2 has given one.
     :ivar text: the details, one line.
+    :ivar launch_id: by which launch the instance came, or is to come; None where that is not known.
     """
 
-    def __init__(self, kind: str, worker: str, instance_id: str | None, text: str = "") -> None:
+    def __init__(
+        self, kind: str, worker: str, instance_id: str | None, text: str = "", launch_id: str | None = None
+    ) -> None:
         self.kind = kind
         self.worker = worker
         self.instance_id = instance_id
         self.text = text
+        self.launch_id = launch_id
 
 
 #: What a fleet calls with each event.

@@ -199,6 +199,7 @@ def throttled() -> Any:
     ec2.start()
     master = MasterService()
     master.reactor = reactor
+    master.name = "benchmark"
     yield master.startService()
     fleet = yield Fleet.getService(master, ec2.region, ec2.endpoint_url, ec2.access_key, ec2.secret_key)
     offer = Offer("t3.micro", None, "on-demand", {"ImageId": "ami-1", "MinCount": 1, "MaxCount": 1})

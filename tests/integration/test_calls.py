@@ -34,14 +34,17 @@ class CallsTestCase(InstanceTestCase):
         self.patch(query, "LONGEST_BACKOFF", 0.2)
         self.patch(background, "FIRST_PAUSE", 0.1)
         self.patch(watcher, "FIRST_LOOK", 0.1)
-        self.start_ec2(faults=faults or Faults())
+        self.start_ec2()
         master = MasterService()
         master.reactor = reactor
+        master.name = "master.example.org:/farm"
         yield master.startService()
         self.addCleanup(master.stopService)
         arguments = {"access_key": self.ec2.access_key, "secret_key": self.ec2.secret_key, **arguments}
         url = arguments.pop("url", self.ec2.endpoint_url)
         self.fleet = yield Fleet.getService(master, self.ec2.region, url, **arguments)
+        yield self.until(lambda: self.fleet.metrics.as_dict(), what="the look for leftovers")
+        self.ec2.faults = faults or Faults()
 
     def launch(self, worker: str = "w") -> defer.Deferred[Any]:  # type: ignore[override]
         tags = [{"ResourceType": "instance", "Tags": [{"Key": LAUNCH_TAG, "Value": f"launch of {worker}"}]}]

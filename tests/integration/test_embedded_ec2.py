@@ -57,11 +57,15 @@ class OverTime(InstanceTestCase):
     @defer.inlineCallbacks
     def test_terminated_while_pending(self):
         """An instance that ends before it runs never runs its user-data."""
-        self.start_ec2(pending=0.3)
+        self.start_ec2(pending=1000.0)
+        runs: defer.Deferred[None] = defer.Deferred()
+        wait = self.ec2._instances._wait
+        self.patch(self.ec2._instances, "_wait", lambda seconds: runs if seconds == 1000.0 else wait(seconds))
         instance_id = yield self.launch(SLEEP)
         yield self.call("terminate_instances", InstanceIds=[instance_id])
         yield self.until_state(instance_id, "terminated")
-        yield self.until(lambda: not self.ec2._work)
+        runs.callback(None)
+        yield self.until(lambda: not self.ec2._instances._work)
         self.assertEqual(self.kinds(), ["pending", "shutting-down", "terminated"])
         self.assertFalse(self.directory.exists())
 
@@ -210,7 +214,7 @@ class Stopping(InstanceTestCase):
         self.start_ec2(shutting_down=1000)
         instance_id = yield self.launch(STUBBORN)
         yield self.until_printed(instance_id, "ready")
-        self.ec2._pending = 1000
+        self.ec2.faults.pending = 1000
         yield self.launch(SLEEP)
         yield self.call("terminate_instances", InstanceIds=[instance_id])
         yield self.until_happened("shutting-down")

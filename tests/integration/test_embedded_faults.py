@@ -77,7 +77,9 @@ class Refusals(FaultTestCase):
         self.assertEqual(len(self.ec2.states()), 1)
         self.assertEqual(self.ec2.faults.hits, {"throttled": 1})
         self.ec2.faults.throttle = False
-        yield self.ask("run_instances", **too_many)
+        self.ec2.faults.capacity.limit("*", 2)
+        answer = yield self.ask("run_instances", **too_many)
+        self.assertEqual(len(answer["Instances"]), 1)
 
     @defer.inlineCallbacks
     def test_connection_kept(self):

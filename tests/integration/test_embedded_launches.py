@@ -1,4 +1,4 @@
-"""What the embedded EC2 keeps of EC2's promises about launches: tokens, the limit of user-data, late visibility."""
+"""What the embedded EC2 keeps of EC2's promises about launches: tokens, numbers, the limit of user-data, late visibility."""
 
 from __future__ import annotations
 
@@ -132,6 +132,25 @@ class Idempotency(FaultTestCase):
         self.assertEqual(len(self.ec2.alive()), 1)
 
     @defer.inlineCallbacks
+    def test_limit(self):
+        """64 characters, all of them ASCII."""
+        self.start_ec2()
+        yield self.launched(ClientToken="a" * 64)
+        for token in ("a" * 65, "ä"):
+            answer = yield self.refused("InvalidParameterValue", 400, "run_instances", ClientToken=token, **LAUNCH)
+            self.assertIn(f"Value ({token}) for parameter clientToken is invalid", answer["Error"]["Message"])
+        self.assertEqual(len(self.ec2.states()), 1)
+
+    @defer.inlineCallbacks
+    def test_vanished(self):
+        """A token outlives the instance, which EC2 has forgotten."""
+        self.start_ec2(faults=Faults(vanish_after=0.0))
+        _, ids = yield self.launched(ClientToken="a")
+        yield self.ask("terminate_instances", InstanceIds=ids)
+        yield self.until(lambda: not self.ec2.states())
+        yield self.refused("IdempotentInstanceTerminated", 400, "run_instances", ClientToken="a", **LAUNCH)
+
+    @defer.inlineCallbacks
     def test_scope(self):
         """A token is of one region and, where the call names a zone or a subnet, of one zone."""
         self.start_ec2()
@@ -182,6 +201,31 @@ class Idempotency(FaultTestCase):
         self.ec2.start()
         second = yield self.launched(ClientToken="a")
         self.assertNotEqual(first[1], second[1])
+
+
+class Numbers(FaultTestCase):
+    @defer.inlineCallbacks
+    def test_most(self):
+        """As many as may be, where there is room."""
+        self.start_ec2()
+        answer = yield self.ask("run_instances", ImageId="ami-embedded", MinCount=2, MaxCount=5)
+        ids = [instance["InstanceId"] for instance in answer["Instances"]]
+        self.assertEqual(sorted(self.ec2.states()), sorted(ids))
+        self.assertEqual(len(ids), 5)
+
+    @defer.inlineCallbacks
+    def test_nonsense(self):
+        self.start_ec2()
+        for least, most, words in (
+            (1, 0, "Maximum instance count must be greater than zero"),
+            (0, 1, "Minimum instance count must be greater than zero"),
+            (-1, 1, "Minimum instance count must be greater than zero"),
+            (3, 2, "Maximum instance count must not be smaller than the minimum"),
+        ):
+            counts = {"MinCount": least, "MaxCount": most, "ImageId": "ami-embedded"}
+            answer = yield self.refused("InvalidParameterValue", 400, "run_instances", **counts)
+            self.assertEqual(answer["Error"]["Message"], words)
+        self.assertEqual(self.ec2.states(), {})
 
 
 class UserData(FaultTestCase):

@@ -169,6 +169,8 @@ class OnItsOwn(InstanceTestCase):
                 "LANG": "C.UTF-8",
                 "EC2UD_ROOT": str(root),
                 "EC2UD_MACHINE": str(root),
+                "EC2UD_METADATA_URL": f"{self.ec2.metadata_url}/{instance_id}",
+                "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{self.ec2.metadata_url}/{instance_id}",
             },
         )
         self.assertTrue(root.joinpath("home").is_dir())

@@ -110,6 +110,20 @@ class Master(MasterService):
     def __init__(self) -> None:
         super().__init__()
         self.reactor = task.Clock()
+        self.name = "master.example.org:/farm"
+
+
+class NoLeftovers:
+    """Looks for nothing, so that only the calls of what is tested are there."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
 
 
 class FleetTestCase(SynchronousTestCase):
@@ -118,6 +132,7 @@ class FleetTestCase(SynchronousTestCase):
         self.clock = self.master.reactor
         self.ec2 = SilentEC2(self.clock)
         self.patch(region, "EC2Client", lambda *_: self.ec2)
+        self.patch(region, "Leftovers", NoLeftovers)
         self.patch(region, "in_thread", lambda *_: defer.succeed("master.example.org"))
         self.master.startService()
         self.fleet = self.get_fleet()

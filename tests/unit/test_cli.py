@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from buildbot.config.master import FileLoader
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud import __version__, template
+from buildbot_ec2ud import __version__, instances, template
 from buildbot_ec2ud.cli import main
 from buildbot_ec2ud.embedded.faults import SETTINGS
 from buildbot_ec2ud.embedded.kinds import KINDS
+from buildbot_ec2ud.instances import Instances
 from tests.unit.files import directory
 
 
@@ -39,11 +43,12 @@ class ArgumentTests(CommandTestCase):
 
     def test_help(self) -> None:
         """Help goes to stdout, and is no error."""
-        for arguments in (["--help"], ["demo", "--help"], ["init", "--help"], ["template", "--help"]):
+        commands = ("demo", "init", "template", "instances", "reap")
+        for arguments in (["--help"], *([command, "--help"] for command in commands)):
             status, out, err = self.command(*arguments)
             self.assertEqual((status, err), (0, ""), arguments)
             self.assertIn("usage: buildbot-ec2ud", out)
-        for command in ("demo", "init", "template"):
+        for command in commands:
             self.assertIn(command, self.command("--help")[1])
 
     def test_version(self) -> None:
@@ -59,6 +64,12 @@ class ArgumentTests(CommandTestCase):
             (["init"], "DIR"),
             (["init", "a", "b"], "b"),
             (["template", "x"], "x"),
+            (["instances", "a", "b"], "b"),
+            (["instances", "--yes"], "--yes"),
+            (["reap", "a", "b"], "b"),
+            (["reap", "--json"], "--json"),
+            (["reap", "--timeout", "0"], "not seconds: '0'"),
+            (["reap", "--timeout", "soon"], "not seconds: 'soon'"),
             (["demo", "--workers", "0"], "not a number above 0: '0'"),
             (["demo", "--workers", "-1"], "--workers"),
             (["demo", "--workers", "many"], "not a number above 0: 'many'"),
@@ -98,6 +109,54 @@ class ArgumentTests(CommandTestCase):
             self.assertEqual((status, out), (expected, ""))
             self.assertIn("pip install 'buildbot-ec2ud[embedded]'", err)
             self.assertNotIn("Traceback", err)
+
+
+class InstancesTests(CommandTestCase):
+    """``instances`` and ``reap``: what is asked for; ``tests/integration/test_leftovers.py`` has what comes of it."""
+
+    def asked(self, *arguments: str) -> tuple[Any, ...]:
+        """The directory, what is called, and with what."""
+        found = mock.Mock()
+        called: list[str] = []
+
+        def run(directory: str, command: Any) -> int:
+            called.append(directory)
+            command(found)
+            return 42
+
+        self.patch(instances, "run", run)
+        self.assertEqual(self.command(*arguments), (42, "", ""))
+        ((name, args, kwargs),) = found.mock_calls
+        return (*called, name, inspect.signature(getattr(Instances, name)).bind(None, *args, **kwargs).arguments)
+
+    def test_instances(self) -> None:
+        for arguments, basedir, as_json, all_masters in (
+            ([], ".", False, False),
+            (["farm", "--json"], "farm", True, False),
+            (["--all-masters", "farm"], "farm", False, True),
+        ):
+            options = {"self": None, "as_json": as_json, "all_masters": all_masters}
+            self.assertEqual(self.asked("instances", *arguments), (basedir, "show", options))
+
+    def test_reap(self) -> None:
+        """Nothing is ended, and no running master is passed over, unless that is said."""
+        for arguments, basedir, timeout, really, force in (
+            ([], ".", 300, False, False),
+            (["farm"], "farm", 300, False, False),
+            (["farm", "--yes"], "farm", 300, True, False),
+            (["--force", "farm"], "farm", 300, False, True),
+            (["--yes", "--timeout", "5"], ".", 5, True, False),
+        ):
+            options = {"self": None, "timeout": timeout, "really": really, "force": force}
+            self.assertEqual(self.asked("reap", *arguments), (basedir, "reap", options))
+
+    def test_statuses(self) -> None:
+        """Help tells every exit status."""
+        for command, statuses in (("instances", "0 1 2"), ("reap", "0 1 2 3")):
+            text = " ".join(self.command(command, "--help")[1].split())
+            _, told, rest = text.partition("Exit status:")
+            self.assertTrue(told)
+            self.assertEqual(re.findall(r"(?<!\S)[0-9](?!\S)", rest.partition(" positional ")[0]), statuses.split())
 
 
 class TemplateTests(CommandTestCase):

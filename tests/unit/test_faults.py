@@ -1,4 +1,4 @@
-"""Which calls the faults of the embedded EC2 hit, and how they are written."""
+"""Which calls and instances the faults of the embedded EC2 hit."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud.embedded import Faults
-from buildbot_ec2ud.embedded.faults import SETTINGS, describe
-from buildbot_ec2ud.embedded.kinds import KINDS
+from buildbot_ec2ud.embedded import Faults, _moto
 from buildbot_ec2ud.fleet.pacing import INSTANCES, request_limit
+from tests.unit.demands import demand
 
 REGION = "us-east-1"
 
@@ -77,9 +76,60 @@ class Adding(Calls):
         ):
             self.assertIn(words, str(self.assertRaises(ValueError, faults.add, *arguments)))
         self.assertEqual(faults.waiting, [])
-        for name in ("latency", "visible_after"):
+        for name in ("latency", "visible_after", "pending", "shutting_down", "vanish_after", "notice"):
             for seconds in (-1, math.inf, math.nan):
                 self.assertIn(name, str(self.assertRaises(ValueError, Faults, **{name: seconds})))
+
+
+class OfInstances(SynchronousTestCase):
+    """Faults that hit instances, not calls."""
+
+    def test_launch_failures(self):
+        faults = Faults().fail_launches("Server.InternalError", 2)
+        faults.fail_launches("Server.InternalError", message="Client.VolumeLimitExceeded: Volume limit exceeded")
+        reasons = [faults.take_launch_failure() for _ in range(4)]
+        self.assertEqual(
+            [reason and (reason.code, reason.message) for reason in reasons],
+            [
+                *[("Server.InternalError", "Server.InternalError: Internal error on launch")] * 2,
+                ("Server.InternalError", "Client.VolumeLimitExceeded: Volume limit exceeded"),
+                None,
+            ],
+        )
+        self.assertEqual(faults.hits, {"launch-failure": 3})
+
+    def test_interruptions(self):
+        faults = Faults().interrupt(5, 2).interrupt(0.5)
+        self.assertEqual([faults.take_interruption() for _ in range(4)], [5, 5, 0.5, None])
+        self.assertEqual(faults.hits, {"interruption": 3})
+
+    def test_waiting(self):
+        """They stand beside those of calls, and go with them; the settings stay."""
+        faults = Faults(pending=3.0).add("reset").interrupt(2.5, 3).fail_launches("Client.InternalError", 2)
+        faults.capacity.quota("spot", 0)
+        faults.take_interruption()
+        self.assertEqual(
+            faults.waiting,
+            [("reset", "", 1), ("launch-failure", "Client.InternalError", 2), ("interruption", "2.5", 2)],
+        )
+        faults.clear()
+        self.assertEqual((faults.waiting, faults.take_launch_failure(), faults.take_interruption()), ([], None, None))
+        self.assertEqual(faults.pending, 3.0)
+        self.assertRaises(_moto.EC2Error, faults.capacity.place, demand("t3.micro", "us-east-1a", "spot"), [])
+
+    def test_mistakes(self):
+        faults = Faults()
+        for wrong, words in (
+            (lambda: faults.fail_launches("Server.InternalErr"), "did you mean Server.InternalError?"),
+            (lambda: faults.fail_launches("zzz"), "known are Server.InternalError, Server.Insuff"),
+            (lambda: faults.fail_launches("Client.InternalError", 0), "launch-failure is to hit 0 instances"),
+            (lambda: faults.interrupt(-1), "interruption: not seconds: -1"),
+            (lambda: faults.interrupt(math.nan), "interruption: not seconds"),
+            (lambda: faults.interrupt(1, -1), "interruption is to hit -1 instances"),
+        ):
+            self.assertIn(words, str(self.assertRaises(ValueError, wrong)))
+        self.assertEqual(faults.waiting, [])
+        self.assertEqual(faults.fail_launches("Server.New", message="Server.New: news").waiting[0][1], "Server.New")
 
 
 class Throttling(Calls):
@@ -146,74 +196,3 @@ class Throttling(Calls):
         self.assertEqual(self.taken(faults, 100), 5)
         faults.throttle = False
         self.assertEqual(self.taken(faults, 100), 100)
-
-
-class Text(SynchronousTestCase):
-    """``Faults.parse``."""
-
-    def test_all(self):
-        faults = Faults.parse(
-            "throttle, lost-reply:RunInstances,html:DescribeInstances*3,reset*2,visible-after=5,latency=0.25,hang-body"
-        )
-        self.assertEqual((faults.throttle, faults.visible_after, faults.latency), (True, 5.0, 0.25))
-        self.assertEqual(
-            faults.waiting,
-            [
-                ("lost-reply", "RunInstances", 1),
-                ("html", "DescribeInstances", 3),
-                ("reset", "", 2),
-                ("hang-body", "", 1),
-            ],
-        )
-
-    def test_each_kind(self):
-        for name in KINDS:
-            faults = Faults.parse(f"{name}:RunInstances*7")
-            self.assertEqual(faults.waiting, [(name, "RunInstances", 7)])
-            self.assertEqual((faults.throttle, faults.visible_after, faults.latency), (False, 0.0, 0.0))
-
-    def test_described(self):
-        """What is described is what is understood, all of it."""
-        lines = [line.split()[0] for line in describe().splitlines() if line.startswith("  ")]
-        self.assertEqual(lines, [*KINDS, *SETTINGS])
-        for name in lines:
-            Faults.parse(name.replace("SECONDS", "1.5"))
-        self.assertLessEqual(max(map(len, describe().splitlines())), 79)
-
-    def test_mistakes(self):
-        for text, words in (
-            ("", "an empty part in ''"),
-            ("reset,,html", "an empty part in 'reset,,html'"),
-            ("reset,", "an empty part"),
-            ("htlm", "unknown kind of fault 'htlm'; did you mean html?"),
-            ("Reset", "did you mean reset?"),
-            ("zzz", "known are throttled, server-fault, "),
-            ("zzz", "throttle, visible-after=SECONDS, latency=SECONDS"),
-            ("throttle:RunInstances", "unknown kind of fault 'throttle'; did you mean throttled?"),
-            ("reset:", "no action after the colon in 'reset:'"),
-            ("reset:*2", "no action after the colon in 'reset:*2'"),
-            ("reset:RunInstance", "unknown action 'RunInstance'; did you mean RunInstances?"),
-            ("reset:RunInstances:2", "unknown action 'RunInstances:2'"),
-            ("reset:zzz", "unknown action 'zzz'"),
-            ("reset*", "not a count of calls in 'reset*': ''"),
-            ("reset*two", "not a count of calls in 'reset*two': 'two'"),
-            ("reset*-1", "not a count of calls"),
-            ("reset*1.5", "not a count of calls"),
-            ("reset*²", "not a count of calls"),
-            ("reset*2:RunInstances", "not a count of calls in 'reset*2:RunInstances'"),
-            ("reset*0", "reset is to hit 0 calls"),
-            ("throttle=1", "throttle has no value: 'throttle=1'"),
-            ("latency", "not latency=SECONDS: 'latency'"),
-            ("latency=", "not latency=SECONDS: 'latency='"),
-            ("latency=1s", "not latency=SECONDS: 'latency=1s'"),
-            ("latency=-1", "not latency=SECONDS: 'latency=-1'"),
-            ("latency=nan", "not latency=SECONDS"),
-            ("visible-after=inf", "not visible-after=SECONDS: 'visible-after=inf'"),
-            ("visible_after=5", "unknown setting 'visible_after'; did you mean visible-after?"),
-            ("zzz=1", "unknown setting 'zzz'; known are throttle, visible-after=SECONDS, latency=SECONDS"),
-            ("reset=2", "only settings have a value: 'reset=2'"),
-            ("reset:RunInstances=2", "only settings have a value"),
-            ("latency=1,reset,latency=2", "latency is given twice"),
-            ("throttle,throttle", "throttle is given twice"),
-        ):
-            self.assertIn(words, str(self.assertRaises(ValueError, Faults.parse, text)))

@@ -1,6 +1,7 @@
 """The names inside moto that the embedded EC2 uses, and what it takes them to mean.
 
-When one of these fails after an update of moto, the place to change is ``buildbot_ec2ud/embedded/_moto.py``.
+When one of these fails after an update of moto, the places to change are ``_moto.py``, ``_metadata.py``, ``_calls.py`` and
+``_hooks.py`` in ``buildbot_ec2ud/embedded``.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import inspect
 import io
+import json
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
@@ -16,9 +18,12 @@ from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud.embedded import _moto
+from buildbot_ec2ud.embedded import _calls, _hooks, _metadata, _moto
+from buildbot_ec2ud.embedded.pools import Pool
 
-WHERE = f"moto {moto.__version__} is not as buildbot_ec2ud/embedded/_moto.py expects: "
+WHERE = f"moto {moto.__version__} is not as buildbot_ec2ud/embedded/_moto.py and its neighbours expect: "
+#: What RunInstances gives to EC2Backend.run_instances by name.
+OPTIONS = {"instance_type": "t3.micro", "is_instance_type_default": False, "region_name": "us-east-1"}
 
 
 class Contract(SynchronousTestCase):
@@ -30,8 +35,7 @@ class Contract(SynchronousTestCase):
         self.backend = _moto.get_backend("ec2")["123456789012"]["us-east-1"]
 
     def launch(self, user_data: str = "", **more: Any) -> Any:
-        more = {"instance_type": "t3.micro", "is_instance_type_default": False, "region_name": "us-east-1", **more}
-        reservation = self.backend.run_instances("ami-embedded", 1, user_data, [], **more)
+        reservation = self.backend.run_instances("ami-embedded", 1, user_data, [], **{**OPTIONS, **more})
         (instance,) = reservation.instances
         return instance
 
@@ -54,7 +58,8 @@ class Contract(SynchronousTestCase):
     def test_run_instances(self):
         """What starts instances is a method of the backend, and gives a reservation with the instances."""
         parameters = list(inspect.signature(_moto.EC2Backend.run_instances).parameters)
-        self.assertEqual(parameters[:3], ["self", "image_id", "count"], WHERE + "EC2Backend.run_instances")
+        expected = ["self", "image_id", "count", "user_data", "security_group_names", "kwargs"]
+        self.assertEqual(parameters, expected, WHERE + "EC2Backend.run_instances")
         self.assertIsInstance(self.launch(), _moto.Instance, WHERE + "Reservation.instances")
 
     def test_backends(self):
@@ -159,10 +164,10 @@ class Contract(SynchronousTestCase):
         self.assertIn(instance.id.encode(), body, WHERE + "DomainDispatcherApplication")
 
     def test_errors(self):
-        """An error that is raised has a code and a message; status 400 is what callers get."""
-        error = _moto.EC2Error("A.Code", "a message")
+        """An error that is raised has a code and a message; what serializes it can be given another status than 400."""
+        error = _moto.EC2Error("A.Code", "a message", 500)
         self.assertEqual((error.code, error.message), ("A.Code", "a message"), WHERE + "EC2ClientError")
-        with self.assertRaises(_moto.EC2Error, msg=WHERE + "get_multi_instances_by_id") as caught:
+        with self.assertRaises(_moto.InvalidInstanceIdError, msg=WHERE + "get_multi_instances_by_id") as caught:
             self.backend.get_multi_instances_by_id(["i-0", "i-1"])
         for ids in (["i-0"], ["i-0", "i-1"]):
             error = _moto.InvalidInstanceIdError(ids)
@@ -171,11 +176,22 @@ class Contract(SynchronousTestCase):
         self.assertEqual(caught.exception.message, error.message, WHERE + "InvalidInstanceIdError")
 
         def refuse(*_: Any) -> Any:
-            raise _moto.EC2Error("A.Code", "a <message>")
+            raise _moto.EC2Error("A.Code", "a <message>", 500)
 
         self.patch(_moto.InstanceResponse, "run_instances", refuse)
-        status, answer = self.answer(b"Action=RunInstances&MinCount=1&MaxCount=1&ImageId=ami-embedded")
-        self.assertEqual(status.split()[0], "400", WHERE + "EC2ClientError")
+        form = b"Action=RunInstances&MinCount=1&MaxCount=1&ImageId=ami-embedded"
+        self.assertEqual(self.answer(form)[0].split()[0], "400", WHERE + "EC2ClientError")
+        seen = []
+        serialized = _moto.EC2BaseResponse.serialized
+
+        def told(response: Any, result: Any) -> Any:
+            seen.append(result.result)
+            return (599, *serialized(response, result)[1:])
+
+        self.patch(_moto.EC2BaseResponse, "serialized", told)
+        status, answer = self.answer(form)
+        self.assertEqual(status.split()[0], "599", WHERE + "EC2BaseResponse.serialized")
+        self.assertIsInstance(seen[0], _moto.EC2Error, WHERE + "EC2BaseResponse.serialized")
         self.assertIn(b"<Error><Code>A.Code</Code><Message>a &lt;message&gt;</Message></Error>", answer)
 
     def test_lookups(self):
@@ -209,12 +225,12 @@ class Contract(SynchronousTestCase):
 
     def test_launch(self):
         """What a RunInstances asks for is read from the response before it is made; what it gives is a reservation."""
-        seen: list[_moto.Launch] = []
+        seen: list[_calls.Launch] = []
         given: list[Any] = []
         run_instances = _moto.InstanceResponse.run_instances
 
         def told(response: Any) -> Any:
-            seen.append(_moto._launch(response))
+            seen.append(_calls.launch_of(response))
             answer = run_instances(response)
             given.append(answer.result)
             return answer
@@ -231,15 +247,171 @@ class Contract(SynchronousTestCase):
             self.assertEqual(self.answer(form + more)[0], "200 OK")
         self.assertEqual([type(reservation) for reservation in given], [_moto.Reservation] * 4, WHERE + "run_instances")
         parameters = dict(pair.split("=") for pair in form.decode().split("&"))
-        plain = _moto.Launch("123456789012", "us-east-1", "", "", b"", parameters)
+        plain = _calls.Launch("123456789012", "us-east-1", "", "", b"", parameters)
         self.assertEqual(seen[0], plain, WHERE + "querystring, current_account, region, _get_param")
         self.assertEqual((seen[1].token, seen[1].user_data), ("t", b"raw"), WHERE + "_get_param")
         self.assertEqual(seen[1].parameters, {**parameters, "UserData": "cmF3"}, WHERE + "querystring")
         zones = [launch.zone for launch in seen]
         self.assertEqual(zones, ["", "", "us-east-1b", subnet.availability_zone], WHERE + "EC2Backend.get_subnet")
         self.assertTrue(subnet.availability_zone)
+        self.assertEqual((seen[0].least, seen[0].most), (1, 1), WHERE + "querystring")
         self.assertNotIn("cmF3", repr(seen[1]))
         self.assertNotIn("raw", repr(seen[1]))
+
+    def test_pool(self):
+        """An instance knows its type, zone and market, its account and region."""
+        for more, pool in (
+            ({}, Pool("t3.micro", "us-east-1a", "on-demand")),
+            ({"placement": "us-east-1b"}, Pool("t3.micro", "us-east-1b", "on-demand")),
+            ({"instance_market_options": "spot"}, Pool("t3.micro", "us-east-1a", "spot")),
+            ({"lifecycle": "spot"}, Pool("t3.micro", "us-east-1a", "spot")),
+        ):
+            self.assertEqual(_moto.pool_of(self.launch(**more)), pool, WHERE + "Instance.lifecycle, availability_zone")
+        instance = self.launch()
+        there = _moto.Alive("123456789012", "us-east-1", _moto.pool_of(instance))
+        self.assertEqual(list(_moto.alive())[-1], there, WHERE + "Instance.owner_id, ec2_backend")
+        self.assertEqual(len(list(_moto.alive())), 5)
+        _moto.set_state(instance, "terminated")
+        self.assertEqual(len(list(_moto.alive())), 4)
+
+    def test_demand(self):
+        """What a launch wants is told to the backend by names; other calls than RunInstances use the same."""
+        wanted: list[dict[str, Any]] = []
+        run_instances = _moto.EC2Backend.run_instances
+
+        def told(backend: Any, *args: Any, **options: Any) -> Any:
+            wanted.append(dict(options))
+            return run_instances(backend, *args, **options)
+
+        self.patch(_moto.EC2Backend, "run_instances", told)
+        subnets = {subnet.availability_zone: subnet.id for subnet in self.backend.describe_subnets()}
+        second = subnets["us-east-1b"].encode()
+        run = b"Action=RunInstances&Version=2016-11-15&MinCount=1&MaxCount=3&ImageId=ami-embedded"
+        ask = b"Action=RequestSpotInstances&Version=2016-11-15&LaunchSpecification.ImageId=ami-embedded"
+        spot = b"&InstanceMarketOptions.MarketType=spot&InstanceMarketOptions.SpotOptions.MaxPrice=0.01"
+        template = b"Action=CreateLaunchTemplate&LaunchTemplateName=t&LaunchTemplateData.InstanceType=a1.large"
+        for form, kind, market, zones in (
+            (run + b"&InstanceType=t3.micro", "t3.micro", "on-demand", list(subnets)),
+            (run + b"&SubnetId=" + second, "m1.small", "on-demand", ["us-east-1b"]),
+            (run + b"&Placement.AvailabilityZone=us-east-1c" + spot, "m1.small", "spot", ["us-east-1c"]),
+            (
+                run + b"&NetworkInterface.1.DeviceIndex=0&NetworkInterface.1.SubnetId=" + second,
+                "m1.small",
+                "on-demand",
+                ["us-east-1b"],
+            ),
+            (ask + b"&LaunchSpecification.InstanceType=t3.micro", "t3.micro", "spot", list(subnets)),
+            (template, "", "", []),
+            (run + b"&LaunchTemplate.LaunchTemplateName=t", "a1.large", "on-demand", list(subnets)),
+            (
+                run + b"&LaunchTemplate.LaunchTemplateName=t&InstanceType=t3.micro",
+                "t3.micro",
+                "on-demand",
+                list(subnets),
+            ),
+        ):
+            wanted.clear()
+            status, answer = self.answer(form)
+            self.assertEqual(status, "200 OK", answer)
+            for options in wanted:
+                demand = _calls.demand_of(self.backend, 1, options, None)
+                self.assertEqual(
+                    (demand.instance_type, demand.market, sorted(demand.subnets), demand.named),
+                    (kind, market, sorted(zones), len(zones) == 1),
+                    WHERE + f"{form.decode()}: {options}",
+                )
+                self.assertEqual(demand.zones, tuple(sorted(subnets)), WHERE + "get_default_subnets")
+                self.assertEqual({zone: subnets[zone] for zone in zones}, demand.subnets, WHERE + "get_subnet")
+                self.assertEqual((demand.account, demand.region), ("123456789012", "us-east-1"), WHERE + "account_id")
+            self.assertEqual(len(wanted), 1 if kind else 0, form)
+
+    def test_demand_of_a_call(self):
+        """What the backend is not told is taken from the call."""
+        parameters = {"MinCount": "2", "MaxCount": "5", "InstanceMarketOptions.SpotOptions.MaxPrice": "0.01"}
+        call = _calls.Launch("123456789012", "us-east-1", "", "", b"", parameters)
+        spot = {**OPTIONS, "instance_market_options": "spot"}
+        demand = _calls.demand_of(self.backend, 2, spot, call)
+        self.assertEqual((demand.least, demand.most, demand.max_price), (2, 5, 0.01))
+        self.assertIsNone(_calls.demand_of(self.backend, 2, OPTIONS, call).max_price)
+        demand = _calls.demand_of(self.backend, 2, spot, None)
+        self.assertEqual((demand.least, demand.most, demand.max_price), (2, 2, None))
+        parameters["InstanceMarketOptions.SpotOptions.MaxPrice"] = "cheap"
+        self.assertIsNone(_calls.demand_of(self.backend, 2, spot, call).max_price)
+
+    def test_placement(self):
+        """A zone that is given by name is where the instance is."""
+        instance = self.launch(placement="us-east-1c")
+        self.assertEqual(instance.availability_zone, "us-east-1c", WHERE + "placement")
+        subnet = self.backend.get_default_subnets()["us-east-1c"]
+        self.assertEqual(instance.nics[0].subnet.id, subnet.id, WHERE + "get_default_subnets")
+
+    def test_forget(self):
+        """Who is no longer in its reservation is nowhere, and its reservation with the last."""
+        instances = self.backend.run_instances("ami-embedded", 2, "", [], **OPTIONS).instances
+        other = self.launch()
+        _moto.forget(instances[0])
+        self.assertIsNone(_moto.find(instances[0].id), WHERE + "reservations")
+        self.assertIs(_moto.find(instances[1].id), instances[1])
+        self.assertRaises(_moto.InvalidInstanceIdError, self.backend.get_multi_instances_by_id, [instances[0].id])
+        _moto.forget(instances[1])
+        found = [reservation.instances for reservation in self.backend.describe_instances()]
+        self.assertEqual(found, [[other]], WHERE + "reservations")
+
+    def test_metadata(self):
+        """An instance has what its metadata says."""
+        group = self.backend.create_security_group("a group", "for a test")
+        tags = {"instance": {"Name": "a name"}}
+        options = {"HttpTokens": "required", "HttpEndpoint": "disabled", "InstanceMetadataTags": "enabled"}
+        instance = self.launch(metadata_options=options, security_group_ids=[group.id], tags=tags, lifecycle="spot")
+        self.assertEqual(
+            _metadata.metadata_options(instance),
+            _metadata.MetadataOptions(False, True, True),
+            WHERE + "metadata_options",
+        )
+        default = _metadata.metadata_options(self.launch())
+        self.assertEqual(default, _metadata.MetadataOptions(True, False, False), WHERE + "metadata_options")
+        self.assertNotIn("meta-data/tags/instance/Name", _metadata.metadata(self.launch(tags=tags)))
+        tree = _metadata.metadata(instance)
+        identity = json.loads(tree.pop("dynamic/instance-identity/document"))
+        address, mac = tree["meta-data/local-ipv4"], tree["meta-data/mac"]
+        self.assertRegex(address, r"^[0-9]+(\.[0-9]+){3}$", WHERE + "Instance.private_ip")
+        self.assertRegex(mac, "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$", WHERE + "Instance.nics")
+        name = f"ip-{address.replace('.', '-')}.ec2.internal"
+        self.assertEqual(
+            {path.removeprefix("meta-data/"): value for path, value in tree.items()},
+            {
+                "ami-id": "ami-embedded",
+                "ami-launch-index": "0",
+                "hostname": name,
+                "instance-id": instance.id,
+                "instance-life-cycle": "spot",
+                "instance-type": "t3.micro",
+                "local-hostname": name,
+                "local-ipv4": address,
+                "mac": mac,
+                "placement/availability-zone": "us-east-1a",
+                "placement/region": "us-east-1",
+                "security-groups": "a group",
+                "tags/instance/Name": "a name",
+            },
+            WHERE + "what an instance has",
+        )
+        self.assertRegex(identity.pop("pendingTime"), "^[0-9-]{10}T[0-9:]{8}Z$", WHERE + "Instance.launch_time")
+        self.assertEqual(
+            identity,
+            {
+                "accountId": "123456789012",
+                "architecture": "x86_64",
+                "availabilityZone": "us-east-1a",
+                "imageId": "ami-embedded",
+                "instanceId": instance.id,
+                "instanceType": "t3.micro",
+                "privateIp": address,
+                "region": "us-east-1",
+                "version": "2017-09-30",
+            },
+            WHERE + "what an instance has",
+        )
 
     def test_no_images(self):
         """The images that moto would load, which takes memory and time, are left out."""
@@ -247,14 +419,18 @@ class Contract(SynchronousTestCase):
 
 
 class Hooks(SynchronousTestCase):
-    def hooks(self, **more: Any) -> _moto.Hooks:
+    def hooks(self, **more: Any) -> _hooks.Hooks:
         nothing = {name: lambda *_: None for name in ("launched", "ending", "started", "console")}
-        launching = {"launching": lambda call, launch: launch(), "visible": lambda instance_id: True}
-        return _moto.Hooks(**{**nothing, **launching, **more})
+        answering = {
+            "launching": lambda call, launch: launch(),
+            "placing": lambda demand: ("", demand.most),
+            "visible": lambda instance_id: True,
+        }
+        return _hooks.Hooks(**{**nothing, **answering, **more})
 
     def test_remove(self):
         """Hooks that are removed leave moto as it was."""
-        owners = (_moto.EC2Backend, _moto.Instance, _moto.General, _moto.InstanceResponse)
+        owners = (_moto.EC2Backend, _moto.Instance, _moto.General, _moto.InstanceResponse, _moto.EC2BaseResponse)
         before = [dict(vars(owner)) for owner in owners]
         hooks = self.hooks()
         hooks.install()
@@ -264,10 +440,11 @@ class Hooks(SynchronousTestCase):
             for name in was
             if was[name] is not vars(owner)[name]
         }
+        self.assertIn("serialized", vars(_moto.EC2BaseResponse))
         hooks.remove()
         self.assertIn("get_console_output", changed)
         lookups = {"describe_instances", "get_reservations_by_instance_ids", "get_multi_instances_by_id"}
-        changes = {"run_instances", "terminate", "stop", "start", "get_console_output"}
+        changes = {"run_instances", "terminate", "stop", "start", "get_console_output", "serialized"}
         self.assertLessEqual(changed, changes | lookups)
         self.assertEqual([dict(vars(owner)) for owner in owners], before)
 
@@ -280,8 +457,7 @@ class Hooks(SynchronousTestCase):
         hooks = self.hooks(visible=lambda instance_id: instance_id not in hidden)
         hooks.install()
         self.addCleanup(hooks.remove)
-        more = {"instance_type": "t3.micro", "is_instance_type_default": False, "region_name": "us-east-1"}
-        pair, alone = [backend.run_instances("ami-embedded", count, "", [], **more).instances for count in (2, 1)]
+        pair, alone = [backend.run_instances("ami-embedded", count, "", [], **OPTIONS).instances for count in (2, 1)]
         hidden |= {pair[0].id, alone[0].id}
         (found,) = backend.describe_instances()
         self.assertEqual(found.instances, [pair[1]])

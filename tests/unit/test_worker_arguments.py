@@ -16,7 +16,7 @@ from buildbot.worker.ec2 import EC2LatentWorker
 from twisted.internet import reactor, threads
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud.settings import has_port
+from buildbot_ec2ud.addresses import has_port
 from buildbot_ec2ud.worker import EC2UserDataLatentWorker, ec2_fleet
 from tests.unit.files import directory, write
 

@@ -1,0 +1,41 @@
+"""Mistakes of Buildbot 4.3 that a latent worker meets, each worked around in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import defer, task
+from twisted.python import log
+
+#: Seconds that a worker which is removed waits for its builds to notice.
+PATIENCE = 30.0
+#: Seconds between two looks whether they have.
+PAUSE = 0.1
+
+
+class WorkaroundsMixin:
+    """For a latent worker of Buildbot 4.3."""
+
+    def updateWorker(self) -> Any:
+        # A builder that was removed and comes back is another object; Buildbot keeps the worker with the old one, and the
+        # new builder never has a worker: https://github.com/buildbot/buildbot/issues/9135
+        builders = self.botmaster.builders
+        for name, wfb in list(self.workerforbuilders.items()):
+            if wfb.builder is not builders.get(name):
+                del self.workerforbuilders[name]
+        return super().updateWorker()
+
+    @defer.inlineCallbacks
+    def stopService(self) -> Any:
+        # A worker that is removed by a reconfig while a build prepares on it has no master any more when the build finishes:
+        # AbstractLatentWorker.buildFinished fails, the build request is claimed for ever, and the master never stops. So the
+        # build has to finish first. No issue of Buildbot's is known to us.
+        deadline = self.master.reactor.seconds() + PATIENCE
+        stopping = super().stopService
+        if self.building:
+            yield self._soft_disconnect(stopping_service=True)
+        while self.building and self.master.reactor.seconds() < deadline:
+            yield task.deferLater(self.master.reactor, PAUSE)
+        if self.building:
+            log.msg(f"worker {self.name}: its builds do not end")
+        return (yield stopping())
