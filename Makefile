@@ -4,7 +4,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 ARGS =
 
-.PHONY: demo test coverage bench lint clean
+.PHONY: demo test soak coverage bench lint clean
 
 $(VENV)/ready: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,10 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(ARGS)
+
+# Random sequences of what can happen to a farm, thousands of steps: some hours.
+soak: $(VENV)/ready
+	SOAK_STEPS=10000 $(BIN)/python -m pytest tests/integration/test_random_life.py
 
 # The files in which every branch has to be run by the unit tests: what they do is seldom seen to happen.
 FULLY_TESTED = */ec2/errors.py,*/ec2/query.py,*/ec2/send.py,*/fleet/pacing.py,*/fleet/terminations.py

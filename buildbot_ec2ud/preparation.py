@@ -59,7 +59,9 @@ def prepare(worker: Any, build: Any, launch_id: str) -> Generator[Any, Any, Star
         master = yield _master_address(worker)
         if worker.single_use_password:
             yield replace_login(worker, new_password())
-        text = settings.make_user_data(worker.name, master, worker.password, environment, (worker.master.basedir,))
+        spot = "spot" in launch.markets
+        basedir = (worker.master.basedir,)
+        text = settings.make_user_data(worker.name, master, worker.password, environment, basedir, spot)
     else:
         text = _as_bytes(user_data)
     offers = launch.offers(text, Names(worker.fleet.owner, worker.name, launch_id), max_prices, root_device)

@@ -14,7 +14,7 @@ from buildbot import config
 from buildbot.worker.base import AbstractWorker
 from buildbot.worker.latent import AbstractLatentWorker
 
-from buildbot_ec2ud.addresses import is_address
+from buildbot_ec2ud.addresses import has_port, is_address
 from buildbot_ec2ud.ec2 import aws_id, endpoints, proxy, tls
 from buildbot_ec2ud.fleet import pacing
 from buildbot_ec2ud.fleet.attachments import Attachments, check_elastic_ip, check_volumes
@@ -24,8 +24,9 @@ from buildbot_ec2ud.passwords import new_password
 from buildbot_ec2ud.userdata import scripts
 from buildbot_ec2ud.userdata.posix import LIMIT, UserData, UserDataError, check_environment
 
-#: Arguments of the contract that are still to come; refused rather than ignored.
-NOT_YET = ("max_lifetime", "orphan_timeout")
+#: Seconds without a connection to the master after which an instance ends itself, unless another time is configured; at
+#: least as long as its worker may take to connect at first.
+ORPHAN_TIMEOUT = 3600
 
 #: With any of these, the user-data is made here; without one and with a password of one's own, nothing is added to it.
 _BOOTSTRAP = ("bb_master", "bootstrap_script", "bootstrap_sha256", "bootstrap_env")
@@ -79,6 +80,8 @@ class Settings:
     capacity_memory: Any = MEMORY
     max_launch_failures: Any = 10
     owner: Any = None
+    max_lifetime: Any = None
+    orphan_timeout: Any = None
     region: str | None = None
     endpoint_url: str | None = None
     api_limits: Any = field(default_factory=dict)
@@ -135,6 +138,11 @@ class Settings:
             yield f"max_launch_failures: not a number of starts, or 0 for no limit: {self.max_launch_failures!r}"
         if self.owner is not None and not (isinstance(self.owner, str) and 0 < len(self.owner) <= TAG_LIMITS[1]):
             yield f"owner: not a text of up to {TAG_LIMITS[1]} characters: {self.owner!r}"
+        for argument in ("max_lifetime", "orphan_timeout"):
+            value = getattr(self, argument)
+            if value is not None and (type(value) is not int or value < 1):
+                yield f"{argument}: not a number of seconds: {value!r}"
+                return
         yield from self._check_bootstrap(name) if self.bootstraps else self._check_user_data()
 
     def for_buildbots_check(self) -> dict[str, Any]:
@@ -183,6 +191,9 @@ class Settings:
                 yield f"user_data: is sent as it is, without {argument}; give one or the other"
         if self.password is None:
             yield "user_data: is sent as it is, so it cannot have a password that is made for each start: give password"
+        for argument in ("max_lifetime", "orphan_timeout"):
+            if getattr(self, argument) is not None:
+                yield f"{argument}: not possible where the user-data is not made here"
         if self.user_data is None or is_dynamic(self.user_data):
             return
         if not isinstance(self.user_data, (str, bytes)):
@@ -193,6 +204,7 @@ class Settings:
     def _check_bootstrap(self, name: str) -> Iterator[str]:
         """What is wrong with what the user-data is to be made of."""
         environment = self._known_environment()
+        master = str(self.bb_master or "x" * 80)
         try:
             check_environment(environment)
         except UserDataError as error:
@@ -201,7 +213,8 @@ class Settings:
         try:
             self.make_user_data(
                 name,
-                str(self.bb_master or "x" * 80),
+                # Of the address only its length matters here.
+                master if is_address(master) and has_port(master) else f"{master}:65535",
                 new_password(),
                 environment,
                 # While it loads a configuration, Buildbot has the master's directory at the end of the module path.
@@ -209,6 +222,12 @@ class Settings:
             )
         except (scripts.ScriptError, UserDataError) as error:
             yield str(error)
+
+    @property
+    def patience_of_orphans(self) -> int:
+        """Seconds without a connection to the master after which an instance ends itself; it has to have time to boot."""
+        boot = self.for_buildbots_check().get("missing_timeout") or AbstractWorker.DEFAULT_MISSING_TIMEOUT
+        return max(self.orphan_timeout or ORPHAN_TIMEOUT, int(boot))
 
     @property
     def attachments(self) -> Attachments:
@@ -255,14 +274,18 @@ class Settings:
         return {name: "" if is_dynamic(value) else value for name, value in self.bootstrap_env.items()}
 
     def _unknown(self, argument: str) -> str:
-        if argument in NOT_YET:
-            return f"{argument}: not supported yet"
         known = BUILDBOT_ARGUMENTS | {field.name for cls in (Settings, LaunchConfig) for field in fields(cls)}
         near = difflib.get_close_matches(argument, known, n=1)
         return f"{argument}: unknown argument" + (f"; did you mean {near[0]}?" if near else "")
 
     def make_user_data(
-        self, worker: str, master: str, password: str, environment: Mapping[str, Any], directories: tuple[str, ...]
+        self,
+        worker: str,
+        master: str,
+        password: str,
+        environment: Mapping[str, Any],
+        directories: tuple[str, ...],
+        spot: bool = True,
     ) -> bytes:
         """Make the user-data of one start; the script's file is read anew.
 
@@ -271,13 +294,23 @@ class Settings:
         :param password: the worker's password.
         :param environment: ``bootstrap_env``, rendered.
         :param directories: where a relative path of the script begins.
+        :param spot: whether the instance may be a spot instance.
         :raises ScriptError: the bootstrap script cannot be used.
         :raises UserDataError: the user-data cannot be made of this.
         """
         script = scripts.load(self.bootstrap_script, self.bootstrap_sha256, directories)
         if "\0" in worker + master + password:
             raise UserDataError("bb_master: has a NUL in it")
-        return UserData(master, worker, password, environment, script).render()
+        return UserData(
+            master,
+            worker,
+            password,
+            environment,
+            script,
+            max_lifetime=self.max_lifetime,
+            orphan_timeout=self.patience_of_orphans,
+            spot=spot,
+        ).render()
 
 
 def report(errors: list[str]) -> None:

@@ -83,6 +83,9 @@ class EC2UserDataLatentWorker(StartsMixin, SharingMixin, WorkaroundsMixin, Abstr
     :param max_launch_failures: after this many failed starts in a row, the worker is paused; by default 10, 0 for no limit.
     :param owner: identity of this master, by which it knows its instances again: the same after each restart, and no
         other master's; by default, Buildbot's own name of the master: host and directory.
+    :param max_lifetime: seconds after which the instance ends itself in any case; by default, never.
+    :param orphan_timeout: seconds without a connection to the master after which the instance ends itself; by default 3600,
+        and never less than ``missing_timeout``.
     :param endpoint_url: another EC2 endpoint.
     :param api_limits: a dict of EC2 actions, and the calls at once and per second that AWS takes of each from this account,
         where they are not what AWS documents: ``{"RunInstances": (20, 5)}``. Give all workers of an account the same:
@@ -133,6 +136,8 @@ class EC2UserDataLatentWorker(StartsMixin, SharingMixin, WorkaroundsMixin, Abstr
         capacity_memory: float | None = None,
         max_launch_failures: int | None = None,
         owner: str | None = None,
+        max_lifetime: int | None = None,
+        orphan_timeout: int | None = None,
         launch_options: Mapping[str, Any] | None = None,
         endpoint_url: str | None = None,
         api_limits: Mapping[str, Sequence[float]] | None = None,

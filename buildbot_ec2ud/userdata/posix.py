@@ -35,6 +35,11 @@ class UserData:
     :ivar password: the worker's password.
     :ivar environment: further variables for the bootstrap script.
     :ivar script: the bootstrap script.
+    :ivar max_lifetime: seconds after which the instance powers off in any case; or None.
+    :ivar orphan_timeout: seconds without a connection to the master after which it powers off; or None. They count from
+        its start on: the master has to give it time to boot.
+    :ivar spot: whether it looks out for a spot interruption, and then ends its worker early enough for the master to
+        hear of it.
     """
 
     master: str
@@ -42,25 +47,39 @@ class UserData:
     password: str
     environment: Mapping[str, Any]
     script: InlineScript | RemoteScript
+    max_lifetime: int | None = None
+    orphan_timeout: int | None = None
+    spot: bool = False
 
     def render(self) -> bytes:
         """The text of the user-data.
 
-        :raises UserDataError: a variable cannot be given, or the text is larger than EC2 takes.
+        :raises UserDataError: a variable or a number of seconds cannot be given, or the text is larger than EC2 takes.
         """
         variables = dict(zip(CONTRACT, (self.master, self.worker, self.password), strict=True))
         variables.update(check_environment(self.environment))
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+        parts = {"EXPORTS": exports, "BOOTSTRAP": _bootstrap(self.script), "WATCHES": self._watches()}
         # In one go: what is put in may look like a mark itself.
-        before, between, after = re.split("@EXPORTS@\n|@BOOTSTRAP@\n", _TEMPLATE)
-        text = "".join((before, exports, between, _bootstrap(self.script), after))
-        data = text.encode("utf-8")
+        data = re.sub("@([A-Z]+)@\n", lambda mark: parts[mark[1]], _TEMPLATE).encode("utf-8")
         if len(data) > LIMIT:
             raise UserDataError(
                 f"bootstrap_script: the user-data would have {len(data):,} bytes, EC2 takes {LIMIT:,}: "
                 "put the script on a web server and give its URL"
             )
         return data
+
+    def _watches(self) -> str:
+        """The part of the user-data that starts what ends the instance by itself."""
+        text = _file("switch", _SWITCH)
+        if self.max_lifetime is not None:
+            text += f"ec2ud_watch switch lifetime {_seconds('max_lifetime', self.max_lifetime)}\n"
+        if self.orphan_timeout is not None:
+            seconds = _seconds("orphan_timeout", self.orphan_timeout)
+            text += f"ec2ud_watch switch orphan {seconds} {_port(self.master)}\n"
+        if self.spot:
+            text += _file("spot", _SPOT) + f"ec2ud_watch spot {_port(self.master)}\n"
+        return text
 
 
 def check_environment(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -93,6 +112,25 @@ def _problem(name: Any, value: Any) -> str | None:
     return None
 
 
+def _seconds(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserDataError(f"{name}: not a number of seconds: {value!r}")
+    return value
+
+
+def _port(master: str) -> int:
+    """The port by which an instance knows its connections to the master."""
+    port = master.rpartition(":")[2]
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise UserDataError(f"bb_master: has no port: {master!r}")
+    return int(port)
+
+
+def _file(name: str, text: str) -> str:
+    """The part of the user-data that makes a script of this package."""
+    return f"cat >\"$ec2ud_dir/{name}\" <<'EC2UD_END'\n{text}EC2UD_END\n"
+
+
 def _bootstrap(script: InlineScript | RemoteScript) -> str:
     """The part of the user-data that puts the bootstrap script into ``$ec2ud_script``."""
     if isinstance(script, RemoteScript):
@@ -121,4 +159,11 @@ def _is_free(end: str, text: str) -> bool:
     return True
 
 
-_TEMPLATE = files(__package__).joinpath("posix.sh").read_text(encoding="utf-8")
+def _packaged(name: str) -> str:
+    """A script of this package, without indentation and comments, but those at its head: an instance has little room."""
+    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    head = re.match("(#.*\n)*", text)[0]
+    return head + re.sub("^ *#.*\n|^ +|^\n", "", text[len(head) :], flags=re.MULTILINE)
+
+
+_TEMPLATE, _SWITCH, _SPOT = map(_packaged, ("posix.sh", "switch.sh", "spot.sh"))

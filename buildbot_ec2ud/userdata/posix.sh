@@ -39,14 +39,9 @@ ec2ud_fetch_once() {
     fi
 }
 
-ec2ud_power_off() {
-    echo "ec2ud: $1; powering off"
-    sync
-    shutdown -P now 2>/dev/null || shutdown -p now 2>/dev/null || poweroff
-}
-
 ec2ud_bootstrap() {
 @EXPORTS@
+export EC2UD_START="$ec2ud_start" EC2UD_SWITCH="$ec2ud_dir/switch"
 ec2ud_phase start
 @BOOTSTRAP@
 chmod 700 "$ec2ud_script" || return 1
@@ -55,9 +50,14 @@ cd "$ec2ud_dir" && (umask 022 && exec "$ec2ud_script")
 }
 
 ec2ud_main() {
-    ec2ud_bootstrap
+    # In a process of its own, so that what it exports is not given to what powers off.
+    (ec2ud_bootstrap)
     ec2ud_status=$?
-    [ "$ec2ud_status" = 0 ] || ec2ud_power_off "the bootstrap script failed with status $ec2ud_status"
+    [ "$ec2ud_status" != 0 ] || return 0
+    echo "ec2ud: the bootstrap script failed with status $ec2ud_status; powering off"
+    [ ! -s "$ec2ud_dir/switch" ] || exec sh "$ec2ud_dir/switch" off
+    # Not even that could be written.
+    shutdown -P now || shutdown -p now || poweroff
 }
 
 ec2ud_tee() {
@@ -68,5 +68,26 @@ ec2ud_tee() {
     done 3>>"$ec2ud_log"
 }
 
+# ec2ud_watch SCRIPT ARGUMENT...: run a script that outlives this one, and that nobody waits for.
+ec2ud_watch() (
+    ec2ud_watcher=$ec2ud_dir/$1
+    shift
+    # cloud-init does not run this script again when the machine is restarted, but what is there.
+    ec2ud_again=${EC2UD_ROOT:-}/var/lib/cloud/scripts/per-boot
+    if [ -d "$ec2ud_again" ]; then
+        ec2ud_again=$ec2ud_again/buildbot-ec2ud
+        [ -s "$ec2ud_again" ] || echo '#!/bin/sh' >"$ec2ud_again"
+        echo "(trap '' HUP; exec sh $ec2ud_watcher $*) </dev/null >/dev/null 2>&1 &" >>"$ec2ud_again"
+        chmod 700 "$ec2ud_again"
+    fi
+    trap '' HUP
+    # An instance of the embedded EC2 has no console but this output.
+    [ ! -e "${EC2UD_ROOT:-}/dev/console" ] || exec >/dev/null 2>&1
+    ec2ud_setsid=$(command -v setsid)
+    exec ${ec2ud_setsid:+"$ec2ud_setsid"} sh "$ec2ud_watcher" "$@" </dev/null &
+)
+
 mkdir -p "$ec2ud_dir" "${ec2ud_log%/*}"
+(: >>"$ec2ud_log") 2>/dev/null || ec2ud_log=/dev/null
+@WATCHES@
 ec2ud_main 2>&1 | ec2ud_tee

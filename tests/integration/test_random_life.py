@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from buildbot.worker.base import AbstractWorker
+from buildbot_worker import base, pb, pbutil
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -32,6 +33,16 @@ FAULTS = ("throttled", "server-fault", "unavailable", "lost-reply", "reset", "tr
 ACTIONS = ("RunInstances", "DescribeInstances", "TerminateInstances")
 
 
+class Unstoppable:
+    """The reactor, for code that would stop it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+    def stop(self) -> None:
+        pass
+
+
 class Lives(TestCase):
     """hypothesis is not asynchronous: it runs in a thread, and the farm in the reactor's."""
 
@@ -52,13 +63,16 @@ class Lives(TestCase):
             (instances, "Machine", LightMachine),
         ):
             self.patch(module, name, value)
+        # A worker that cannot go on stops its process; here, that is everybody's.
+        for module in (base, pb, pbutil):
+            self.patch(module, "reactor", Unstoppable())
         self.patch(AbstractWorker, "quarantine_timeout", 0.05)
         self.patch(AbstractWorker, "quarantine_initial_timeout", 0.05)
         self.patch(AbstractWorker, "quarantine_max_timeout", 0.2)
 
     def test_random(self) -> Any:
         directories = iter(range(10**9))
-        base = os.path.abspath(self.mktemp())
+        where = os.path.abspath(self.mktemp())
 
         def call(function: Any, *args: Any) -> Any:
             return threads.blockingCallFromThread(
@@ -70,7 +84,7 @@ class Lives(TestCase):
 
             @initialize()
             def begin(self) -> None:
-                self.farm = RandomFarm(os.path.join(base, str(next(directories))))
+                self.farm = RandomFarm(os.path.join(where, str(next(directories))))
                 call(self.farm.start)
 
             @rule(builder=st.sampled_from(BUILDERS), then=st.sampled_from(("wait", "go on", "cancel", "cut", "kill")))

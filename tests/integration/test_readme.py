@@ -43,11 +43,3 @@ class Examples(TestCase):
         )
         self.assertEqual(status, 0, (out + err).decode())
         self.assertIn(b"PASSED (successes=1)", out)
-
-    def test_arguments_not_yet(self):
-        """The list of what is not supported yet is the code's."""
-        from buildbot_ec2ud.settings import NOT_YET
-
-        text = README.read_text(encoding="utf-8").partition("refused rather than ignored:")[2].partition("\n\n")[0]
-        mentioned = set(re.findall(r"`(\w+)`", text))
-        self.assertEqual(mentioned, set(NOT_YET))

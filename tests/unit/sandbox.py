@@ -1,14 +1,18 @@
 """A directory that a user-data script takes for the root of its machine.
 
 The script sees no command of the real machine but those that are linked here, and for what would touch it (``shutdown``,
-``logger``, ``sleep``) it finds recorders.
+``logger``, ``sleep``) it finds recorders. What it leaves running ends with the test.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
+import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import defer, utils
@@ -25,8 +29,10 @@ for _name, _arguments in (("busybox", ["sh"]), ("bash", ["--posix"])):
     if _path := shutil.which(_name):
         SHELLS[_name] = [_path, *_arguments]
 
-_COMMANDS = ("cat", "chmod", "date", "mkdir", "sh")
-_RECORDERS = ("logger", "poweroff", "shutdown", "sleep", "sync")
+_COMMANDS = ("cat", "chmod", "date", "grep", "ls", "mkdir", "sed", "setsid", "sh", "sort", "tr")
+_RECORDERS = ("logger", "sleep")
+#: Whoever switches a machine off is gone with it. Of this signal, no shell tells on the console.
+POWER_OFF = "kill -PIPE $PPID"
 
 
 class Sandbox:
@@ -34,6 +40,7 @@ class Sandbox:
 
     :ivar root: the directory.
     :ivar bin: the directory of commands.
+    :ivar console: what was printed on the console by others than the script itself.
     """
 
     def __init__(self, test: Any) -> None:
@@ -43,6 +50,11 @@ class Sandbox:
         self.link(*_COMMANDS)
         for name in _RECORDERS:
             self.record(name)
+        for name in ("poweroff", "shutdown"):
+            self.record(name, POWER_OFF)
+        os.mkdir(self.path("dev"))
+        write(self.root, "dev/console", "")
+        test.addCleanup(self.end)
 
     def path(self, *names: str) -> str:
         return os.path.join(self.root, *names)
@@ -75,6 +87,26 @@ class Sandbox:
     def log(self) -> str:
         return self.read("var/log/buildbot-ec2ud.log")
 
+    @property
+    def console(self) -> list[str]:
+        return self.read("dev/console").splitlines()
+
+    def processes(self) -> list[int]:
+        """The processes of this machine: those with its directory in their environment."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it has just ended
+                if f"EC2UD_ROOT={self.root}".encode() in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return sorted(found)
+
+    def end(self) -> None:
+        """Kill whatever runs on this machine."""
+        while processes := self.processes():
+            for pid in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     def environment(self, **more: str) -> dict[str, str]:
         return {"PATH": self.bin, "EC2UD_ROOT": self.root, **more}
 
@@ -82,6 +114,12 @@ class Sandbox:
         if isinstance(script, str):
             script = InlineScript(script)
         return UserData(MASTER, WORKER, password, environment, script).render()
+
+    def use(self, shell: list[str]) -> None:
+        """Let *shell* be what scripts find as ``sh``."""
+        path = os.path.join(self.bin, "sh")
+        os.unlink(path)
+        write(self.bin, "sh", f'#!/bin/sh\nexec {shlex.join(shell)} "$@"\n', 0o755)
 
     def run(
         self, script: InlineScript | str, shell: str = "sh", password: str = PASSWORD, **environment: Any
@@ -91,6 +129,7 @@ class Sandbox:
 
     def execute(self, shell: list[str], data: bytes) -> list[str]:
         """Run user-data; gives the lines on its console."""
+        self.use(shell)
         done = subprocess.run(
             [*shell, write(self.root, "user-data", data)],
             env=self.environment(),

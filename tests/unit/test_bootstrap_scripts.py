@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,9 @@ class BootstrapTestCase(SynchronousTestCase):
         if command is None:
             raise SkipTest("buildbot-worker is not installed")
         self.sandbox = Sandbox(self)
-        self.sandbox.link("env", "mv", "sed")
+        self.sandbox.link("env", "mv")
+        # What powers off is noted, and its machine stays.
+        write(self.sandbox.root, "switch", f"printf '%s\\n' \"$*\" >>'{self.sandbox.path('switch.calls')}'\n")
         # Only `create-worker` is done; `start` is noted.
         self.buildbot_worker = f'[ "$1" != create-worker ] || exec {command} "$@"'
 
@@ -48,6 +51,8 @@ class BootstrapTestCase(SynchronousTestCase):
         """Run a bootstrap script; gives the lines that it prints."""
         variables: Mapping[str, str] = {
             **self.sandbox.environment(BB_MASTER=MASTER, BB_NAME=WORKER, BB_PASSWORD=PASSWORD),
+            "EC2UD_START": str(int(time.time()) - 100),
+            "EC2UD_SWITCH": self.sandbox.path("switch"),
             **environment,
         }
         done = subprocess.run(
@@ -63,6 +68,12 @@ class BootstrapTestCase(SynchronousTestCase):
         )
         self.status = done.returncode
         return done.stdout.splitlines()
+
+    def phases(self, lines: list[str]) -> list[str]:
+        """The phases in *lines*, each with the seconds since the start of the user-data: a hundred, and some."""
+        found = [re.fullmatch(r"ec2ud: phase=([a-z-]+) t=1\d\d", line) for line in lines]
+        self.assertTrue(all(found), lines)
+        return [match[1] for match in found]
 
     @property
     def called(self) -> list[str]:
@@ -95,20 +106,25 @@ class EmbeddedTests(BootstrapTestCase):
     """``embedded.sh``, on an instance of the embedded EC2."""
 
     def test_worker(self) -> None:
-        """The worker is made in the current directory and is the instance from then on."""
-        self.record("buildbot-worker", self.buildbot_worker)
-        with open(scripts.packaged("embedded.sh"), encoding="utf-8") as file:
-            lines = self.bootstrap(file.read())
-        worker = self.sandbox.path("worker")
-        self.assertEqual((self.status, lines), (0, ["ec2ud: phase=worker"]))
-        self.assertEqual(
-            self.called,
-            [
-                f"buildbot-worker create-worker --relocatable --maxretries=5 {worker} {MASTER} {WORKER} from-file",
-                f"buildbot-worker start --nodaemon {worker}",
-            ],
-        )
-        self.check_worker("worker")
+        """The worker is made in the current directory and is the instance from then on, which ends with it."""
+        for then in ("", "exit 1", "kill -9 $$"):
+            self.setUp()
+            self.record("buildbot-worker", f"{self.buildbot_worker}\n{then}")
+            with open(scripts.packaged("embedded.sh"), encoding="utf-8") as file:
+                lines = self.bootstrap(file.read())
+            worker = self.sandbox.path("worker")
+            self.assertEqual(lines[-1], "ec2ud: the worker has ended; powering off")
+            self.assertEqual((self.status, self.phases(lines[:1])), (0, ["start-worker"]))
+            self.assertEqual(
+                self.called,
+                [
+                    "buildbot-worker create-worker --relocatable --maxretries=5 --allow-shutdown=signal "
+                    f"{worker} {MASTER} {WORKER} from-file",
+                    f"buildbot-worker start --nodaemon {worker}",
+                ],
+            )
+            self.assertEqual(self.sandbox.calls("switch"), ["off"])
+            self.check_worker("worker")
 
 
 class GenericTests(BootstrapTestCase):
@@ -161,9 +177,7 @@ class GenericTests(BootstrapTestCase):
             self.setUp()
             self.install(manager)
             lines = self.run_generic()
-            self.assertEqual(
-                lines, [f"ec2ud: phase={phase}" for phase in ("install-python", "install-worker", "worker")]
-            )
+            self.assertEqual(self.phases(lines), ["install-python", "install-worker", "start-worker"])
             called = self.called
             self.assertEqual(called.pop(0), first)
             if install:
@@ -181,13 +195,7 @@ class GenericTests(BootstrapTestCase):
             BB_WORKER_VERSION="4.3.0",
             BB_SETUP=f"printf '%s' \"$BB_NAME\" >'{mark}'; false || :",
         )
-        self.assertEqual(
-            lines,
-            [
-                f"ec2ud: phase={phase}"
-                for phase in ("install-python", "install-worker", "install-packages", "setup", "worker")
-            ],
-        )
+        self.assertEqual(self.phases(lines), ["install-python", "install-worker", "packages", "setup", "start-worker"])
         self.assertIn("pip -q install buildbot-worker==4.3.0", self.called)
         self.assertIn("dnf -q -y install gcc make", self.called)
         self.assertEqual(self.sandbox.read("set up"), WORKER)
@@ -195,7 +203,7 @@ class GenericTests(BootstrapTestCase):
     def test_image_with_a_worker(self) -> None:
         """Where buildbot-worker is there already, nothing is installed."""
         self.record("buildbot-worker", self.buildbot_worker)
-        self.assertEqual(self.run_generic(), ["ec2ud: phase=worker"])
+        self.assertEqual(self.phases(self.run_generic()), ["start-worker"])
         self.assertEqual(self.called[0].partition(" ")[0], "id")
 
     def test_user(self) -> None:
@@ -217,18 +225,42 @@ class GenericTests(BootstrapTestCase):
             self.assertIn(f"chown -R buildbot {self.home}/worker", self.called)
 
     def test_start(self) -> None:
-        """The worker runs as that user: under systemd, or without."""
-        self.record("buildbot-worker", self.buildbot_worker)
-        self.run_generic()
-        start = f"{self.sandbox.bin}/buildbot-worker start --nodaemon {self.home}/worker"
-        self.assertEqual(self.called[-1], f"su -s /bin/sh buildbot -c cd {self.home}/worker && exec {start}")
-        self.setUp()
+        """The worker runs as that user, under systemd or without, and the machine goes when it has ended, however."""
+        for then in ("", "exit 1", "kill -9 $$"):
+            self.setUp()
+            self.record("buildbot-worker", self.buildbot_worker)
+            self.record("su", then)
+            self.run_generic()
+            start = f"{self.sandbox.bin}/buildbot-worker start --nodaemon {self.home}/worker"
+            self.assertEqual(self.called[-1], f"su -s /bin/sh buildbot -c cd {self.home}/worker && exec {start}")
+            self.assertEqual(self.sandbox.calls("switch"), ["off the worker has ended"])
+
+    def test_start_under_systemd(self) -> None:
+        """There, systemd does both."""
         self.record("buildbot-worker", self.buildbot_worker)
         os.mkdir(self.sandbox.path("systemd"))
         self.run_generic()
         start = f"{self.sandbox.bin}/buildbot-worker start --nodaemon {self.home}/worker"
-        self.assertTrue(self.called[-1].startswith("systemd-run --unit=buildbot-worker --uid=buildbot "))
-        self.assertTrue(self.called[-1].endswith(f" -- {start}"))
+        options, _, command = self.called[-1].partition(" -- ")
+        self.assertTrue(options.startswith("systemd-run --unit=buildbot-worker --uid=buildbot "))
+        self.assertIn(" --property=SuccessAction=poweroff --property=FailureAction=poweroff ", options)
+        self.assertEqual(command, f"/bin/sh -c {start}; echo 'ec2ud: the worker has ended; powering off'")
+        self.assertEqual(self.sandbox.calls("switch"), [])
+
+    def test_graceful_shutdown(self) -> None:
+        """The worker takes SIGHUP for the wish to end after its build, not for the order to end at once."""
+        self.record("buildbot-worker", self.buildbot_worker)
+        self.run_generic()
+        self.assertIn("allow_shutdown = 'signal'\n", self.sandbox.read("home/worker/buildbot.tac"))
+
+    def test_other_user_data(self) -> None:
+        """The script does with the variables of 2011 alone."""
+        self.record("buildbot-worker", self.buildbot_worker)
+        self.record("poweroff")
+        text = f"unset EC2UD_START EC2UD_SWITCH\n{self.text}"
+        (line,) = self.bootstrap(text)
+        self.assertEqual((self.status, line.partition(" t=")[0]), (0, "ec2ud: phase=start-worker"))
+        self.assertEqual(self.called[-1], "poweroff ")
 
     def test_failures(self) -> None:
         """Whatever fails ends the script, so that its machine goes."""

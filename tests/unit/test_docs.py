@@ -19,7 +19,7 @@ from buildbot_ec2ud.ec2 import endpoints
 from buildbot_ec2ud.fleet.capacity import MEMORY
 from buildbot_ec2ud.launch import LaunchConfig
 from buildbot_ec2ud.parameters import Names, run_instances
-from buildbot_ec2ud.settings import BUILDBOT_ARGUMENTS, NOT_YET, Settings
+from buildbot_ec2ud.settings import BUILDBOT_ARGUMENTS, Settings
 from buildbot_ec2ud.worker import CHECK_INTERVAL, EC2UserDataLatentWorker
 from tests.unit.files import directory, write
 from tests.unit.secure import environment
@@ -112,9 +112,9 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(said, rendered)
 
     def test_of_buildbot(self) -> None:
-        """The arguments of all latent workers, and those that are still to come, are named before the table."""
+        """The arguments of all latent workers are named before the table."""
         before = TEXT.partition("| Argument ")[0]
-        for name in (*BUILDBOT_ARGUMENTS, *NOT_YET):
+        for name in BUILDBOT_ARGUMENTS:
             self.assertIn(f"`{name}`", before)
         self.assertIn(f"`check_instance_interval` (seconds; default {CHECK_INTERVAL},", before)
 

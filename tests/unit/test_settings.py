@@ -13,7 +13,6 @@ from buildbot.plugins import util
 from twisted.trial.unittest import SynchronousTestCase
 
 from buildbot_ec2ud.ec2 import endpoints
-from buildbot_ec2ud.settings import NOT_YET
 from buildbot_ec2ud.worker import EC2UserDataLatentWorker
 from tests.unit.files import directory, write
 from tests.unit.secure import environment
@@ -107,6 +106,13 @@ MISTAKES: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"endpoint_url": 5}, "endpoint_url", "not an http or https URL"),
     ({"endpoint_url": ""}, "endpoint_url", "not an http or https URL"),
     ({"endpoint_url": "https://ec2.example.org:port"}, "endpoint_url", "not an http or https URL"),
+    ({"max_lifetime": 0}, "max_lifetime", "not a number of seconds"),
+    ({"max_lifetime": "1h"}, "max_lifetime", "not a number of seconds"),
+    ({"orphan_timeout": -1}, "orphan_timeout", "not a number of seconds"),
+    ({"orphan_timeout": 60, "password": "fixed", "user_data": "x"}, "orphan_timeout", "not possible"),
+    ({"identifier": 5, "secret_identifier": "x"}, "identifier", "not a text"),
+    ({"build_wait_timeout": "x"}, "build_wait_timeout", "not a number"),
+    ({"missing_timeout": "x"}, "missing_timeout", "not a number"),
     ({"api_limits": 5}, "api_limits", "not a dict"),
     ({"api_limits": {"RunInstance": (20, 5)}}, "api_limits", "did you mean RunInstances?"),
     ({"api_limits": {"RunInstances": 20}}, "api_limits", "not two numbers"),
@@ -273,11 +279,6 @@ class MistakeTests(SynchronousTestCase):
         for name in ("properties", "defaultProperties"):
             [error] = self.errors(**{name: 5})
             self.assertTrue(error.startswith(f"worker linux-1: {name}"), error)
-
-    def test_not_yet(self) -> None:
-        """An argument of the contract that does nothing yet is refused, not ignored."""
-        for argument in NOT_YET:
-            self.assertEqual(self.errors(**{argument: "x"}), [f"worker linux-1: {argument}: not supported yet"])
 
     def test_all_at_once(self) -> None:
         """All mistakes are told in one go, Buildbot's own among them."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from buildbot_ec2ud.userdata.posix import CONTRACT, LIMIT, UserData, UserDataError, check_environment
-from buildbot_ec2ud.userdata.scripts import InlineScript, RemoteScript
+from buildbot_ec2ud.userdata.scripts import InlineScript, RemoteScript, load
 from tests.unit.sandbox import MASTER, PASSWORD, SHELLS, WORKER, Sandbox
 
 OK = "#!/bin/sh\necho working\n"
@@ -119,7 +119,6 @@ class RunTests(SynchronousTestCase):
             self.assertEqual(lines[-1], "ec2ud: the bootstrap script failed with status 7; powering off")
             self.assertEqual(sandbox.calls("shutdown"), ["-P now"])
             self.assertEqual(sandbox.calls("poweroff"), [])
-            self.assertEqual(sandbox.calls("sync"), [""])
 
     def test_not_a_program(self) -> None:
         """So does one that cannot be run at all."""
@@ -127,18 +126,6 @@ class RunTests(SynchronousTestCase):
         lines = sandbox.run("#!/does/not/exist\n")
         self.assertIn("the bootstrap script failed with status 127; powering off", lines[-1])
         self.assertEqual(sandbox.calls("shutdown"), ["-P now"])
-
-    def test_other_ways_to_power_off(self) -> None:
-        """BSD's shutdown has another option, and some systems have none."""
-        sandbox = Sandbox(self)
-        sandbox.record("shutdown", '[ "$1" = -p ]')
-        sandbox.run("#!/bin/sh\nexit 1\n")
-        self.assertEqual(sandbox.calls("shutdown"), ["-P now", "-p now"])
-        self.assertEqual(sandbox.calls("poweroff"), [])
-        sandbox = Sandbox(self)
-        os.unlink(os.path.join(sandbox.bin, "shutdown"))
-        sandbox.run("#!/bin/sh\nexit 1\n")
-        self.assertEqual(sandbox.calls("poweroff"), [""])
 
     def test_log(self) -> None:
         """The console, the log file and syslog get the same lines, whatever is in them; and the password none."""
@@ -231,6 +218,30 @@ class LimitTests(SynchronousTestCase):
         self.assertIn("16,385", str(failure))
         # Bytes count, not letters.
         self.assertRaises(UserDataError, self.data, InlineScript(OK + "é" * (room - 1) + "\n"))
+
+    def test_everything(self) -> None:
+        """The packaged script goes inline with all that user-data can watch, and leaves room for variables."""
+        master, password = f"{'m' * 253}:9989", "p" * 64
+        data = UserData(master, "w" * 64, password, {}, load(None, None, []), 86400, 86400, True).render()
+        self.assertGreater(LIMIT - len(data), 3500)
+
+    def test_seconds(self) -> None:
+        """Numbers of seconds are whole, and at least one."""
+        for name in ("max_lifetime", "orphan_timeout"):
+            for value in (0, -1, 1.5, "60", True, "$(halt)"):
+                data = UserData(MASTER, WORKER, PASSWORD, {}, InlineScript(OK), **{name: value})
+                self.assertIn(name, str(self.assertRaises(UserDataError, data.render)))
+
+    def test_port(self) -> None:
+        """Connections to the master are known by its port: there must be one."""
+        for master in ("master", "master:", "master:$(halt)", "master:0", "master:65536", "[::1]", "master:\u0669"):
+            for watch in ({"orphan_timeout": 60}, {"spot": True}):
+                data = UserData(master, WORKER, PASSWORD, {}, InlineScript(OK), **watch)
+                self.assertIn("bb_master: has no port", str(self.assertRaises(UserDataError, data.render)))
+            UserData(master, WORKER, PASSWORD, {}, InlineScript(OK), max_lifetime=60).render()
+        for master in ("[::1]:9989", "10.0.0.1:09989"):
+            data = UserData(master, WORKER, PASSWORD, {}, InlineScript(OK), orphan_timeout=60).render()
+            self.assertIn(b"\nec2ud_watch switch orphan 60 9989\n", data)
 
     def test_no_end(self) -> None:
         """A script with which nothing can mark its end is refused rather than changed."""

@@ -9,9 +9,12 @@ mkdir -p "$worker"
 # or its tac.
 printf '%s' "$BB_PASSWORD" >"$worker/.password"
 unset BB_PASSWORD
-buildbot-worker create-worker --relocatable --maxretries=5 "$worker" "$BB_MASTER" "$BB_NAME" from-file >/dev/null
+buildbot-worker create-worker --relocatable --maxretries=5 --allow-shutdown=signal \
+    "$worker" "$BB_MASTER" "$BB_NAME" from-file >/dev/null
 mv "$worker/buildbot.tac" "$worker/buildbot.tac.orig"
 sed "s|^passwd = .*|with open(os.path.join(basedir, '.password')) as f: passwd = f.read()\\
 os.unlink(f.name)|" "$worker/buildbot.tac.orig" >"$worker/buildbot.tac"
-echo "ec2ud: phase=worker"
-exec buildbot-worker start --nodaemon "$worker"
+echo "ec2ud: phase=start-worker t=$(($(date +%s) - EC2UD_START))"
+buildbot-worker start --nodaemon "$worker" || :
+echo "ec2ud: the worker has ended; powering off"
+exec sh "$EC2UD_SWITCH" off

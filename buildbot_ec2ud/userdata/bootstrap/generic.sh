@@ -11,10 +11,11 @@ set -eu
 umask 022
 home=/var/lib/buildbot-worker # root's; the worker and its builds live in $worker
 worker=$home/worker
+began=${EC2UD_START:-$(date +%s)}
 password=$BB_PASSWORD
 unset BB_PASSWORD # nothing that is installed or built needs it
 
-phase() { echo "ec2ud: phase=$1"; }
+phase() { echo "ec2ud: phase=$1 t=$(($(date +%s) - began))"; }
 
 # install_packages PACKAGE...: with whatever package manager there is
 install_packages() {
@@ -52,7 +53,7 @@ if ! command -v buildbot-worker >/dev/null; then
 fi
 
 if [ -n "${BB_PACKAGES:-}" ]; then
-    phase install-packages
+    phase packages
     # shellcheck disable=SC2086 # a list
     install_packages $BB_PACKAGES
 fi
@@ -62,11 +63,12 @@ if [ -n "${BB_SETUP:-}" ]; then
     sh -euc "$BB_SETUP"
 fi
 
-phase worker
+phase start-worker
 id buildbot >/dev/null 2>&1 || useradd --system --home-dir "$worker" buildbot 2>/dev/null ||
     adduser -S -D -H -h "$worker" buildbot
 mkdir -p "$worker"
-buildbot-worker create-worker --relocatable "$worker" "$BB_MASTER" "$BB_NAME" from-file >/dev/null
+buildbot-worker create-worker --relocatable --allow-shutdown=signal \
+    "$worker" "$BB_MASTER" "$BB_NAME" from-file >/dev/null
 # The password goes through a file that is gone when the worker has read it: not through argv, the worker's environment
 # or its tac.
 mv "$worker/buildbot.tac" "$worker/buildbot.tac.orig"
@@ -75,11 +77,16 @@ os.unlink(f.name)|" "$worker/buildbot.tac.orig" >"$worker/buildbot.tac"
 (umask 077 && printf '%s' "$password" >"$worker/.password")
 chown -R buildbot "$worker"
 
+# The machine goes when the worker has ended. A shell starts it: SELinux does not let systemd run what is in $home.
 start="$(command -v buildbot-worker) start --nodaemon $worker"
 if [ -d /run/systemd/system ]; then
-    # shellcheck disable=SC2086 # a command and its arguments
     systemd-run --unit=buildbot-worker --uid=buildbot --working-directory="$worker" \
-        --property=Type=exec --setenv=PATH="$PATH" --setenv=HOME="$worker" -- $start
+        --property=SuccessAction=poweroff --property=FailureAction=poweroff --property=StandardOutput=journal+console \
+        --setenv=PATH="$PATH" --setenv=HOME="$worker" -- \
+        /bin/sh -c "$start; echo 'ec2ud: the worker has ended; powering off'"
 else
-    env -i PATH="$PATH" HOME="$worker" su -s /bin/sh buildbot -c "cd $worker && exec $start" </dev/null >/dev/null 2>&1 &
+    {
+        env -i PATH="$PATH" HOME="$worker" su -s /bin/sh buildbot -c "cd $worker && exec $start" || :
+        sh "${EC2UD_SWITCH:-}" off "the worker has ended" || poweroff
+    } </dev/null >/dev/null 2>&1 &
 fi

@@ -1,0 +1,106 @@
+#!/bin/sh
+# Waits for EC2 to take this machine back; then ends the worker in time and powers off. Made by buildbot-ec2ud.
+#   spot PORT   with the master's port
+# shellcheck disable=SC2034 # for workers()
+port=$1
+set --
+# shellcheck source=/dev/null
+. "${0%/*}/switch"
+metadata=${EC2UD_METADATA_URL:-http://169.254.169.254}/latest
+
+# ask METHOD PATH: ask the metadata service with $tool, sending $header.
+ask() {
+    case $tool in
+        curl) curl -fs -m 2 -X "$1" -H "$header" "$metadata/$2" ;;
+        python3) python3 -c 'import sys, urllib.request as u
+method, url, header = sys.argv[1:]
+request = u.Request(url, method=method, headers=dict([header.split(": ")] if header else []))
+print(u.urlopen(request, timeout=2).read().decode())' "$1" "$metadata/$2" "$header" ;;
+        wget)
+            # The one of busybox knows no other method, and neither -t.
+            if [ -n "$header" ]; then
+                wget -q -t 1 -T 2 -O - --method="$1" --header="$header" "$metadata/$2"
+            else
+                wget -q -T 2 -O - "$metadata/$2"
+            fi
+            ;;
+    esac 2>/dev/null
+}
+
+# Get a token with whatever is installed by now. Without one, ask as before there were any.
+new_token() {
+    first=
+    for tool in curl wget python3; do
+        command -v "$tool" >/dev/null || continue
+        first=${first:-$tool}
+        header="X-aws-ec2-metadata-token-ttl-seconds: 600"
+        token=$(ask PUT api/token)
+        header="X-aws-ec2-metadata-token: $token"
+        [ -z "$token" ] || return 0
+    done
+    tool=$first header=
+}
+
+# time_in JSON: print the time of a notice, such as 2017-09-18T08:22:00Z.
+time_in() {
+    at=${1#*[tT]ime\"}
+    at=${at#*\"}
+    at=${at%%\"*}
+    case $at in '' | *[!0-9TZ:-]*) at=unknown ;; esac
+    echo "$at"
+}
+
+# build_time TIME: print for how many seconds a build may go on when the machine is taken back at TIME.
+build_time() {
+    text="${1%T*} ${1#*T}"
+    text=${text%Z}
+    end=$(date -juf '%Y-%m-%d %H:%M:%S' "$text" +%s 2>/dev/null || date -ud "$text" +%s 2>/dev/null)
+    # EC2 gives two minutes. The last 15 s are for the master to hear of it.
+    left=105
+    [ -z "$end" ] || left=$((end - $(date +%s) - 15))
+    [ "$left" -le 105 ] || left=105
+    [ "$left" -ge 0 ] || left=0
+    echo "$left"
+}
+
+# A worker that does not know SIGHUP would end at once.
+knows_hup() {
+    [ ! -r "/proc/$1/status" ] || grep -q '^SigCgt:.*[13579bdf]$' "/proc/$1/status"
+}
+
+header='' advice='' rounds=0
+while :; do
+    if [ -z "$header" ] || [ "$rounds" -ge 60 ]; then
+        new_token
+        rounds=0
+    fi
+    rounds=$((rounds + 1))
+    notice=$(ask GET meta-data/spot/instance-action)
+    case $notice in *'"action"'*) break ;; esac
+    if [ -z "$advice" ]; then
+        advice=$(ask GET meta-data/events/recommendations/rebalance)
+        [ -z "$advice" ] || say "rebalance-recommendation at=$(time_in "$advice")"
+    fi
+    sleep 5
+done
+at=$(time_in "$notice")
+say "spot-interruption at=$at"
+left=$(build_time "$at") told=' '
+while :; do
+    for pid in $(workers); do
+        # The master gives it nothing more to do then, and ends it after its build.
+        case $told in *" $pid "*) ;; *) ! knows_hup "$pid" || kill -HUP "$pid" ;; esac
+        told="$told$pid "
+    done
+    [ "$left" -gt 0 ] || break
+    pause=5
+    [ "$left" -ge 5 ] || pause=$left
+    sleep "$pause"
+    left=$((left - pause))
+done
+# A worker that ends closes its connection: the master need not find out by itself.
+for signal in TERM KILL; do
+    for pid in $(workers); do kill -s "$signal" "$pid"; done
+    sleep 2
+done
+off "spot-interruption"
