@@ -156,3 +156,30 @@ class Spot(FarmTestCase):
         yield self.lost("spot-then-on-demand")
         build = yield self.master.force_build("b")
         self.assertEqual(build.properties["ec2_market"], "spot")
+
+
+class Capacity(FarmTestCase):
+    @defer.inlineCallbacks
+    def test_sixth_of_six(self):
+        """Where only the last of six offers has capacity, a build starts on it, and the next worker goes straight to it."""
+        self.start_ec2()
+        types = ["t3.micro", "t3.small", "t3.medium"]
+        workers = [
+            self.worker(name, instance_type=types, market="spot-then-on-demand", build_wait_timeout=0)
+            for name in ("w1", "w2")
+        ]
+        yield self.start_master(configuration(workers))
+        self.ec2.faults.capacity.limit("spot", 0).limit("t3.micro", 0).limit("t3.small", 0)
+        calls = []
+        for _ in range(2):
+            before = self.ec2.calls["RunInstances"]
+            build = yield self.master.force_build("b")
+            self.assertEqual(
+                (build.outcome, build.properties["ec2_instance_type"], build.properties["ec2_market"]),
+                ("success", "t3.medium", "on-demand"),
+            )
+            calls.append(self.ec2.calls["RunInstances"] - before)
+        self.assertEqual(calls, [6, 1])
+        (log,) = (log for log in build.step("worker_preparation").logs if log.name == "ec2")
+        self.assertEqual(log.text.count("skipped "), 5)
+        self.assertIn("skipped t3.micro spot: InsufficientInstanceCapacity", log.text)
