@@ -16,6 +16,13 @@ PAUSE = 0.1
 class WorkaroundsMixin:
     """For a latent worker of Buildbot 4.3."""
 
+    def forget_shutdown(self) -> None:
+        # A worker that is told to shut down, as by a spot interruption, asks its master for no more builds, and
+        # Buildbot gives it none until it attaches again: a latent worker is not even started then.
+        if self._graceful:
+            self._graceful = False
+            self._update_graceful()
+
     def updateWorker(self) -> Any:
         # A builder that was removed and comes back is another object; Buildbot keeps the worker with the old one, and the
         # new builder never has a worker: https://github.com/buildbot/buildbot/issues/9135

@@ -210,7 +210,8 @@ class EC2UserDataLatentWorker(StartsMixin, SharingMixin, WorkaroundsMixin, Abstr
             yield self._void_password()
             if self.lifeline is not None:
                 self.lifeline.life.attach("worker attached")
-                yield self.lifeline.page.finish()
+                # Not waited for: a connection that ends meanwhile would not be noticed.
+                self.lifeline.page.finish()
             self._failures = 0
         yield super().attached(conn)
 
@@ -219,6 +220,7 @@ class EC2UserDataLatentWorker(StartsMixin, SharingMixin, WorkaroundsMixin, Abstr
         if self.rental is not None and self.rental.instance.lifecycle == "spot":
             self.rental.fleet.capacity.lost(self.requests_under_way())
         yield super().detached()
+        self.forget_shutdown()
 
     @defer.inlineCallbacks
     def _void_password(self, ended: bool = False) -> Generator[Any, Any, None]:
@@ -236,6 +238,7 @@ class EC2UserDataLatentWorker(StartsMixin, SharingMixin, WorkaroundsMixin, Abstr
         # First of all, whatever happens after it. The fleet keeps it until EC2 has confirmed its end.
         accepted = defer.succeed(None) if rental is None else rental.fleet.terminate(rental)
         story.mark(self.properties, None)
+        self.forget_shutdown()
         self.resetWorkerPropsOnStop()
         yield self._void_password(ended=True)
         if lifeline is not None:

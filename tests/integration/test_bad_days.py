@@ -109,8 +109,8 @@ class BadDays(FarmTestCase):
     def test_cancel_while_ec2_is_silent(self):
         """A build that waits for EC2's answer can be cancelled at once, and the master does not wait for ever."""
         self.patch(region, "STOP_TIMEOUT", 1)
-        silent = Silent()
-        port = reactor.listenTCP(0, Factory.forProtocol(lambda: silent), interface="127.0.0.1")
+        silent = SilentServer()
+        port = reactor.listenTCP(0, silent, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         yield self.farm(endpoint_url=f"http://127.0.0.1:{port.getHost().port}")
         building = self.master.force_build("b")
@@ -121,8 +121,9 @@ class BadDays(FarmTestCase):
         self.assertEqual(build.results, CANCELLED)
         self.assertLess(reactor.seconds() - began, 5)
         yield self.master.stop()
-        silent.transport.loseConnection()
-        yield silent.lost
+        for connection in list(silent.connections):
+            connection.transport.loseConnection()
+        yield self.until(lambda: not silent.connections, what="the end of all connections")
 
     @defer.inlineCallbacks
     def test_cancelled_launch_is_ended(self):
@@ -327,16 +328,29 @@ class BadDays(FarmTestCase):
 class Silent(Protocol):
     """Takes requests and never answers."""
 
-    def __init__(self):
-        self.asked = defer.Deferred()
-        self.lost = defer.Deferred()
+    def connectionMade(self):
+        self.factory.connections.add(self)
 
     def connectionLost(self, reason):
-        self.lost.callback(None)
+        self.factory.connections.discard(self)
 
     def dataReceived(self, data):
-        if not self.asked.called:
-            self.asked.callback(None)
+        if b"Action=RunInstances" in data and not self.factory.asked.called:
+            self.factory.asked.callback(None)
+
+
+class SilentServer(Factory):
+    """A server of these.
+
+    :ivar asked: fires when a launch is asked for.
+    """
+
+    protocol = Silent
+    noisy = False
+
+    def __init__(self):
+        self.asked = defer.Deferred()
+        self.connections = set()
 
 
 class Held:

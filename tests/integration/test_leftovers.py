@@ -70,11 +70,11 @@ class LeftoversTestCase(LaunchTestCase):
                 **more,
             )["Instances"][0]["InstanceId"]
 
-        instance_id = yield threads.deferToThread(run, self.client(region))
+        instance_id = yield threads.deferToThread(run, self.regional_client(region))
         yield self.until_state(instance_id, "running")
         return instance_id
 
-    def client(self, region: str) -> Any:
+    def regional_client(self, region: str) -> Any:
         keys = {"aws_access_key_id": "boto3", "aws_secret_access_key": "boto3"}
         return boto3.client("ec2", endpoint_url=self.ec2.endpoint_url, region_name=region, **keys)
 

@@ -223,3 +223,20 @@ class Reconfigs(PageTestCase):
         yield self.master.reconfig({"builders": both["builders"]})
         build = yield self.master.force_build("more").addTimeout(30, reactor)
         self.assertEqual(build.outcome, "success")
+
+
+class Shutdowns(PageTestCase):
+    @defer.inlineCallbacks
+    def test_asked_by_the_instance(self):
+        """An idle worker that was told to shut down, as by a spot interruption, takes the next build on a new instance."""
+        yield self.farm(build_wait_timeout=1000)
+        first = yield self.master.force_build("b")
+        worker = self.master.master.workers.workers["w"]
+        worker.shutdownRequested()
+        yield self.until(lambda: worker.conn is None, what="the end of the connection")
+        second = yield self.master.force_build("b").addTimeout(30, reactor)
+        self.assertEqual((first.outcome, second.outcome), ("success", "success"))
+        self.assertNotEqual(first.properties["instance"], second.properties["instance"])
+        yield self.master.stop()
+        yield self.until_gone()
+        self.flush()
