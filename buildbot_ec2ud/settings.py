@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from buildbot import config
 from buildbot.worker.base import AbstractWorker
 from buildbot.worker.latent import AbstractLatentWorker
 
@@ -35,8 +34,6 @@ _BOOTSTRAP = ("bb_master", "bootstrap_script", "bootstrap_sha256", "bootstrap_en
 _DICTS = ("properties", "defaultProperties")
 #: ... and to be numbers.
 _NUMBERS = ("build_wait_timeout", "check_instance_interval", "keepalive_interval", "max_builds", "missing_timeout")
-
-_HIDDEN = "(hidden)"
 
 
 def _parameters(function: Any) -> set[str]:
@@ -311,28 +308,3 @@ class Settings:
             orphan_timeout=self.patience_of_orphans,
             spot=spot,
         ).render()
-
-
-def report(errors: list[str]) -> None:
-    """Give all errors to Buildbot, which collects them while it loads a configuration.
-
-    :raises buildbot.config.ConfigErrors: with all of them, when no configuration is being loaded.
-    """
-    if not errors:
-        return
-    try:
-        config.error(errors[0])
-    except config.ConfigErrors:
-        raise config.ConfigErrors(errors) from None
-    for error in errors[1:]:
-        config.error(error)
-
-
-def without_secrets(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """A worker's ``getConfigDict()``, fit for a log."""
-    args = [
-        value if position != 1 or value is None else _HIDDEN for position, value in enumerate(configuration["args"])
-    ]
-    secret = ("secret_identifier", "bootstrap_env", "user_data")
-    kwargs = {key: _HIDDEN if key in secret else value for key, value in configuration["kwargs"].items()}
-    return {**configuration, "args": tuple(args), "kwargs": kwargs}

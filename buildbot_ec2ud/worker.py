@@ -14,7 +14,8 @@ from buildbot_ec2ud.account import Account
 from buildbot_ec2ud.connections import tell_of_loss
 from buildbot_ec2ud.fleet.region import Fleet
 from buildbot_ec2ud.passwords import new_password, replace_login
-from buildbot_ec2ud.settings import Settings, report, without_secrets
+from buildbot_ec2ud.reporting import report, without_secrets
+from buildbot_ec2ud.settings import Settings
 from buildbot_ec2ud.sharing import SharingMixin
 from buildbot_ec2ud.starts import StartsMixin
 from buildbot_ec2ud.workarounds import WorkaroundsMixin
