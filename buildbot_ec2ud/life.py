@@ -72,6 +72,11 @@ TRANSITIONS = (
     (_launching, Life.ask, _launching, False),
     (_launching, Life.refuse, _launching, False),
     (_launching, Life.accept, _pending, False),
+    # EC2's first answer was lost: the worker has come before the call was repeated.
+    (_launching, Life.attach, _attached, False),
+    (_attached, Life.ask, _attached, False),
+    (_attached, Life.refuse, _attached, False),
+    (_attached, Life.accept, _attached, False),
     (_pending, Life.run, _running, False),
     (_pending, Life.attach, _attached, False),
     (_running, Life.attach, _attached, False),

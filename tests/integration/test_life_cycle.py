@@ -9,6 +9,7 @@ from buildbot.process.results import CANCELLED, EXCEPTION, RETRY
 from twisted.internet import defer, reactor, task
 
 from buildbot_ec2ud import starts
+from buildbot_ec2ud.ec2 import query
 from buildbot_ec2ud.fleet import region
 from tests.support import FarmTestCase, configuration
 
@@ -133,6 +134,20 @@ class Pages(PageTestCase):
         yield self.until_gone()
         self.assertEqual((yield self.unfinished()), [])
         self.assertIn("launch i-", self.page(build))
+
+
+class Races(PageTestCase):
+    @defer.inlineCallbacks
+    def test_attaches_before_the_launch_is_answered(self):
+        """The first answer of EC2 was lost, and the worker comes before the call is repeated: the build runs."""
+        self.patch(query.QueryFactory, "jitter", lambda factory, longest: 2.0)
+        yield self.farm()
+        self.ec2.faults.add("server-fault", "RunInstances")
+        build = yield self.master.force_build("b")
+        self.assertEqual((build.outcome, len(self.ec2.states())), ("success", 1))
+        page = self.page(build)
+        self.assertIn("worker attached", page)
+        yield self.until_gone()
 
 
 class Limits(PageTestCase):

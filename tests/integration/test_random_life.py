@@ -23,7 +23,7 @@ from buildbot_ec2ud.fleet import background, watcher
 from tests.integration.random_farm import BUILDERS, WORKERS, LightMachine, RandomFarm
 
 #: Steps in all, and in one life of a farm.
-STEPS = int(os.environ.get("SOAK_STEPS", "150"))
+STEPS = int(os.environ.get("SOAK_STEPS", "60"))
 STEPS_OF_ONE = 30
 #: Seconds in which each thing has to be done.
 LIMIT = 90

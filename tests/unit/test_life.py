@@ -67,6 +67,13 @@ class LifeTests(SynchronousTestCase):
                 life.vanish("gone")
                 self.assertEqual((record.state, record.died), ("gone", True))
 
+    def test_attached_before_it_was_accepted(self) -> None:
+        """A worker may come before EC2's answer does, when the first one was lost."""
+        life, record = self.life_in("launching")
+        for event in ("attach", "refuse", "ask", "accept", "run", "stop", "fade", "vanish"):
+            getattr(life, event)(event)
+        self.assertEqual((record.state, record.died), ("gone", False))
+
     def test_unwanted_launch(self) -> None:
         """A launch that nobody wants any more may be accepted all the same, and is followed to its end."""
         life, record = self.life_in("launching")
