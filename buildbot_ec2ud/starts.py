@@ -122,8 +122,7 @@ class StartsMixin:
         self.lifeline = lifeline = Lifeline(self.fleet, self.master.reactor, build)
         try:
             start = yield prepare(self, build, lifeline.launch_id)
-            if self.single_use_password:
-                lifeline.page.hide(self.password)
+            lifeline.page.hide(self.password)
             self.rental = yield self.fleet.launch(self.name, lifeline.launch_id, start.offers, start.attachments)
             yield self._tell_properties(build, self.rental)
             return True

@@ -88,7 +88,7 @@ def check_environment(environment: Mapping[str, Any]) -> dict[str, str]:
     :raises UserDataError: names or values cannot be shell variables; a line for each.
     """
     if not isinstance(environment, Mapping):
-        raise UserDataError(f"bootstrap_env: not a dict: {environment!r}")
+        raise UserDataError(f"bootstrap_env: not a dict: {type(environment).__name__}")
     problems = [problem for name, value in environment.items() if (problem := _problem(name, value))]
     if problems:
         raise UserDataError("\n".join(f"bootstrap_env: {problem}" for problem in problems))

@@ -97,6 +97,15 @@ class Pages(PageTestCase):
         self.flush()
 
     @defer.inlineCallbacks
+    def test_configured_password(self):
+        """A password of one's own that a script prints is not on the page either."""
+        yield self.farm(bootstrap_script=PHASES.replace("sleep 60", "exit 3"), password="one-of-my-own")
+        build = yield self.master.force_build("b", first_attempt=True)
+        self.assertIn("the password is (hidden)", self.page(build))
+        self.assertNotIn("one-of-my-own", self.page(build) + build.text())
+        self.flush()
+
+    @defer.inlineCallbacks
     def test_never_attaches(self):
         """A worker that does not come in time: how long was waited for it, and what its instance did meanwhile."""
         yield self.farm(bootstrap_script=PHASES, missing_timeout=2)
