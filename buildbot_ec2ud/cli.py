@@ -23,7 +23,7 @@ def _demo(options: argparse.Namespace) -> int:
         return 1
     from twisted.internet import reactor
 
-    return Demo(reactor, options.workers, options.port, options.once, options.faults).run()
+    return Demo(reactor, options.workers, options.port, options.once, options.faults, options.market).run()
 
 
 def _template(options: argparse.Namespace) -> int:
@@ -125,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=_port, metavar="P", help="port of the web UI (default: 8010, with --once any free one)"
     )
     demo.add_argument("--faults", type=_faults, metavar="LIST", help="what goes wrong in EC2: see below")
+    demo.add_argument(
+        "--market",
+        choices=("on-demand", "spot", "spot-then-on-demand"),
+        default="on-demand",
+        help="how the instances are rented (default: %(default)s); EC2 takes back only spot instances",
+    )
     demo.set_defaults(function=_demo)
 
     init = commands.add_parser("init", help="make a master with its own copy of the template")

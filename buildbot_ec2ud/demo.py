@@ -32,6 +32,10 @@ ONCE_TIMEOUT = 300
 GONE_TIMEOUT = 60
 
 
+#: What is shown of what the embedded EC2 tells of an instance.
+_SHOWN = ("running", "user-data started", "user-data ended", "rebalance recommendation", "interruption notice")
+
+
 class DemoFailed(Exception):
     """The demo cannot go on; the text is one line."""
 
@@ -49,6 +53,7 @@ class Demo:
     :param port: TCP port of the web UI; None for the usual one.
     :param once: run one build on each worker and end, instead of waiting for Ctrl-C.
     :param faults: what goes wrong in EC2; nothing, unless given.
+    :param market: on which the instances are rented.
     """
 
     def __init__(
@@ -58,12 +63,14 @@ class Demo:
         port: int | None = None,
         once: bool = False,
         faults: Faults | None = None,
+        market: str = "on-demand",
     ) -> None:
         self._reactor: Any = reactor
         self._workers = workers
         self._port = (0 if once else PORT) if port is None else port
         self._once = once
         self._faults = faults
+        self._market = market
         self._began = reactor.seconds()  # type: ignore[attr-defined]
         self._worker_of: dict[str, str] = {}
         self._interrupted: defer.Deferred[None] = defer.Deferred()
@@ -165,6 +172,7 @@ class Demo:
         platform = {
             "count": self._workers,
             "build_wait_timeout": 0,
+            "market": self._market,
             "build": ["uname -sr", 'echo "this is $BB_NAME"', f"sleep {pause}"],
             **self._ec2.worker_arguments(),
         }
@@ -197,7 +205,7 @@ class Demo:
     def _instance_event(self, instance_id: str, what: str, details: str) -> None:
         if what == "fault":
             self._say("fault", "", details)
-        elif what == "running" or what.startswith("user-data"):
+        elif what in _SHOWN:
             self._say(what, self._worker_of.get(instance_id, ""), f"{instance_id} {details}")
 
     def _request_event(self, _: Any, request: Mapping[str, Any]) -> None:

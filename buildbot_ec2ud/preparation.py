@@ -66,8 +66,13 @@ def prepare(worker: Any, build: Any, launch_id: str) -> Generator[Any, Any, Star
         text = _as_bytes(user_data)
     offers = launch.offers(text, Names(worker.fleet.owner, worker.name, launch_id), max_prices, root_device)
     if build is not None and worker.fleet.capacity.has_lost({request.id for request in build.requests}):
-        # An earlier attempt at this build has lost its spot instance: not again, where there is another way.
-        offers = [offer for offer in offers if offer.market != "spot"] or offers
+        # Not again, where there is another way.
+        others = [offer for offer in offers if offer.market != "spot"]
+        worker.lifeline.page.tell(
+            "an earlier attempt at this build has lost its spot instance"
+            + ("; on demand now" if others else ", and the configuration has no other market")
+        )
+        offers = others or offers
     return Start(offers, settings.attachments)
 
 

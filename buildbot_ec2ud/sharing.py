@@ -77,16 +77,6 @@ class SharingMixin(CompatibleLatentWorkerMixin):
             log.msg(f"worker {self.name}: whether builds can share an instance cannot be told: {error!r}")
             return object()  # like no other
 
-    def requests_under_way(self) -> set[int]:
-        """The ids of the requests whose builds run here."""
-        return {
-            request.id
-            for builder in self.botmaster.getBuildersForWorker(self.name)
-            for build in builder.building
-            if build.workerforbuilder is not None and build.workerforbuilder.worker is self
-            for request in build.requests
-        }
-
     def _waited_for(self) -> None:
         self._impatience = None
         self._deferwaiter.add(self._end_idle())
@@ -94,11 +84,12 @@ class SharingMixin(CompatibleLatentWorkerMixin):
     @defer.inlineCallbacks
     def _end_idle(self) -> Generator[Any, Any, None]:
         """End the instance, if it is idle and a build still waits: it waits for another shape, or it would have begun."""
-        if self._idle() and (yield self._somebody_waits()) and self._idle():
+        if self.idle() and (yield self._somebody_waits()) and self.idle():
             log.msg(f"worker {self.name}: the instance does not suit the build that waits; ending it")
             yield self._soft_disconnect()
 
-    def _idle(self) -> bool:
+    def idle(self) -> bool:
+        """Whether there is an instance that no build uses, and that may be ended."""
         return self.state == States.SUBSTANTIATED and not self.building and self.build_wait_timeout >= 0
 
     @defer.inlineCallbacks

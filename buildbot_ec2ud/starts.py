@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from buildbot.interfaces import LatentWorkerFailedToSubstantiate, LatentWorkerSubstantiatiationCancelled
@@ -55,23 +55,28 @@ class Lifeline:
     :param fleet: the fleet that launches.
     :param clock: the reactor.
     :param build: whose page is written.
+    :param died: called when the instance has come to its end before this master wanted that.
     :ivar launch_id: what only this launch has.
     :ivar page: the page.
     :ivar life: where each event has to be possible.
     :ivar record: its state.
     """
 
-    def __init__(self, fleet: Any, clock: Any, build: Any) -> None:
+    def __init__(self, fleet: Any, clock: Any, build: Any, died: Callable[[], Any]) -> None:
         self.launch_id = uuid.uuid4().hex
         self.page = story.Page(clock, build)
         self.record = Record(self.page.tell)
         self.life: Life = new_life(self.record)
         self._fleet = fleet
+        self._died = died
         fleet.follow(self.launch_id, self._happened)
 
     def _happened(self, event: FleetEvent) -> None:
         text = " ".join(filter(None, (event.kind, event.instance_id, event.text)))
+        was_dead = self.record.died
         getattr(self.life, _EVENTS[event.kind])(text)
+        if self.record.died and not was_dead:
+            self._died()
         if (said := _SAID.get(event.kind)) is not None:
             self.page.say(said.format(text=event.text, instance_id=event.instance_id))
         if event.kind == "launch" and event.instance_id is not None:
@@ -94,7 +99,7 @@ class Lifeline:
 class StartsMixin:
     """The part of a latent worker that starts instances.
 
-    A subclass has ``fleet``, ``settings``, and what :func:`~buildbot_ec2ud.preparation.prepare` needs.
+    A subclass has ``fleet``, ``settings``, ``instance_died``, and what :func:`~buildbot_ec2ud.preparation.prepare` needs.
     """
 
     rental: Rental | None = None
@@ -119,7 +124,7 @@ class StartsMixin:
             raise LatentWorkerSubstantiatiationCancelled()
         if self.rental is not None:
             raise LatentWorkerFailedToSubstantiate(self.name, f"{self.rental!r} is still there")
-        self.lifeline = lifeline = Lifeline(self.fleet, self.master.reactor, build)
+        self.lifeline = lifeline = Lifeline(self.fleet, self.master.reactor, build, self.instance_died)
         try:
             start = yield prepare(self, build, lifeline.launch_id)
             lifeline.page.hide(self.password)
@@ -180,18 +185,16 @@ class StartsMixin:
         :return: fires with *text*, and what the console says of the boot.
         """
         page = self.lifeline.page if self.lifeline is not None else story.Page(self.master.reactor, None)
-        console = yield self._console(rental)
+        console = yield self.console(rental)
         if phase := story.last_phase(console):
             text = f"{text}; {phase}"
         page.tell(text)
-        lines = console.splitlines()[-story.CONSOLE_LINES :]
-        if lines:
-            page.write("\n".join([f"--- the last {len(lines)} lines of its console", *lines, "---", ""]))
+        page.console(console)
         yield page.finish()
         return page.clean(text)
 
     @defer.inlineCallbacks
-    def _console(self, rental: Rental) -> Generator[Any, Any, str]:
+    def console(self, rental: Rental) -> Generator[Any, Any, str]:
         """The console as it is now where the instance's type has that, else as EC2 last recorded it; empty without one."""
         for latest in (True, False):
             asked = rental.fleet.client.get_console_output(rental.instance_id, latest)
@@ -199,7 +202,7 @@ class StartsMixin:
             try:
                 console = yield asked
             except (EC2CallError, defer.TimeoutError) as error:
-                log.msg(f"no console of {rental!r}: {error or 'not in time'}")
+                log.msg(f"no console of {rental!r}: {error!r}")
                 continue
             if console:
                 return console

@@ -19,8 +19,13 @@ PROPERTIES = ("instance", "ec2_instance_type", "ec2_availability_zone", "ec2_mar
 
 #: Name of the log of the preparation step.
 LOG = "ec2"
+#: ... and of the one that tells how the instance was lost.
+LOSS_LOG = "ec2 loss"
 #: Lines of an instance's console that are shown.
 CONSOLE_LINES = 100
+
+#: How many of an instance's last words are told.
+_WORDS = 3
 
 _PHASE = re.compile(r"^.*ec2ud: phase=(\S+)(?: t=([0-9]+))?", re.MULTILINE)
 
@@ -66,8 +71,12 @@ def end(rental: Rental) -> str:
     """In which state an instance has ended, and why, as far as EC2 says; or what it could not be given."""
     if rental.trouble is not None:
         return f"instance {rental.instance_id}: {rental.trouble}"
-    why = rental.instance.why()
-    return f"instance {rental.instance_id} is {rental.state}" + (f" ({why})" if why else "")
+    return state(rental.instance_id, rental.state, rental.instance.why())
+
+
+def state(instance_id: str, name: str, why: str) -> str:
+    """In which state an instance is, and why, as far as EC2 says."""
+    return f"instance {instance_id} is {name}" + (f" ({why})" if why else "")
 
 
 def last_phase(console: str) -> str:
@@ -77,6 +86,12 @@ def last_phase(console: str) -> str:
         return ""
     name, seconds = found[-1]
     return f"the last phase of its bootstrap was {name}" + (f", begun after {seconds} s" if seconds else "")
+
+
+def last_words(console: str) -> list[str]:
+    """What the instance has last said of itself on its console, such as why it powers off."""
+    said = [line.partition("ec2ud: ")[2].strip() for line in console.splitlines() if "ec2ud: " in line]
+    return [words for words in said if not words.startswith("phase=")][-_WORDS:]
 
 
 def console_url(region: str, instance_id: str) -> str:
@@ -93,14 +108,16 @@ def console_url(region: str, instance_id: str) -> str:
 
 
 class Page:
-    """The log ``ec2`` of a build's preparation step, while an instance is started for it. Each line is there at once.
+    """A log of a build's preparation step that tells of its instance. Each line is there at once.
 
     :param clock: the reactor.
     :param build: the build; None where Buildbot starts a worker without one, and nothing is shown.
+    :param name: of the log.
     """
 
-    def __init__(self, clock: Any, build: Any) -> None:
+    def __init__(self, clock: Any, build: Any, name: str = LOG) -> None:
         self._clock = clock
+        self._name = name
         self._build = build
         # Buildbot has no public way to the step that it makes for the preparation of a worker.
         self._step = getattr(build, "_preparation_step", None)
@@ -122,6 +139,11 @@ class Page:
     def write(self, text: str) -> None:
         """Add lines to the log as they are."""
         self._do(self._write, self.clean(text))
+
+    def console(self, console: str) -> None:
+        """Add the last lines of an instance's console."""
+        if lines := console.splitlines()[-CONSOLE_LINES:]:
+            self.write("\n".join([f"--- the last {len(lines)} lines of its console", *lines, "---", ""]))
 
     def say(self, text: str) -> None:
         """Make *text* the one line that is shown beside the step."""
@@ -158,7 +180,7 @@ class Page:
     @defer.inlineCallbacks
     def _write(self, text: str) -> Generator[Any, Any, None]:
         if self._log is None:
-            self._log = yield self._step.addLog(LOG)
+            self._log = yield self._step.addLog(self._name)
         yield self._log.addStdout(text)
 
     def _say(self, text: str) -> Any:

@@ -13,6 +13,7 @@ from buildbot_ec2ud import story
 from buildbot_ec2ud.account import Account
 from buildbot_ec2ud.connections import tell_of_loss
 from buildbot_ec2ud.fleet.region import Fleet
+from buildbot_ec2ud.losses import LossesMixin
 from buildbot_ec2ud.passwords import new_password, replace_login
 from buildbot_ec2ud.reporting import report, without_secrets
 from buildbot_ec2ud.settings import Settings
@@ -33,7 +34,7 @@ _READABLE = (
 )
 
 
-class EC2UserDataLatentWorker(StartsMixin, SharingMixin, WorkaroundsMixin, AbstractLatentWorker):
+class EC2UserDataLatentWorker(StartsMixin, LossesMixin, SharingMixin, WorkaroundsMixin, AbstractLatentWorker):
     """A worker on an EC2 instance that its user-data makes of a vanilla image.
 
     The arguments are those of Buildbot's ``EC2LatentWorker``, in the same order and with the same meaning, and the ones
@@ -215,13 +216,6 @@ class EC2UserDataLatentWorker(StartsMixin, SharingMixin, WorkaroundsMixin, Abstr
                 self.lifeline.page.finish()
             self._failures = 0
         yield super().attached(conn)
-
-    @defer.inlineCallbacks
-    def detached(self) -> Generator[Any, Any, None]:
-        if self.rental is not None and self.rental.instance.lifecycle == "spot":
-            self.rental.fleet.capacity.lost(self.requests_under_way())
-        yield super().detached()
-        self.forget_shutdown()
 
     @defer.inlineCallbacks
     def _void_password(self, ended: bool = False) -> Generator[Any, Any, None]:

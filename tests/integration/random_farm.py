@@ -160,8 +160,7 @@ class RandomFarm:
         owned = {instance_id for fleet in all_fleets for instance_id in fleet.rentals}
         busy = any(fleet.launching or len(fleet.background) for fleet in all_fleets)
         rentals = [worker.rental for worker in master.workers.workers.values() if worker.rental is not None]
-        # An idle worker whose instance has ended keeps it until the next build: it costs nothing.
-        idle = {rental.instance_id for rental in rentals if not rental.ended}
+        idle = {rental.instance_id for rental in rentals}
         return not busy and set(self.ec2.alive()) == owned == idle
 
     @defer.inlineCallbacks

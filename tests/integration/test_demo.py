@@ -195,6 +195,15 @@ class Demo(TestCase):
         self.assertIn("2 RunInstances and ", text)
         self.assertEqual(len(set(re.findall(r" running .*?(i-[0-9a-f]+)", text))), 1, text)
 
+    @defer.inlineCallbacks
+    def test_interruption(self):
+        """EC2 takes back spot instances only; its notice is shown."""
+        command = self.demo("--once", "--market", "spot-then-on-demand", "--faults", "interruption=0.1,notice=100")
+        yield self.ends(command, 0)
+        text = command.output.decode()
+        self.assertRegex(text, r"ask EC2 +demo-1 +t3.micro spot\n")
+        self.assertRegex(text, r"interruption notice +demo-1 +i-[0-9a-f]+ 100 s ahead\n")
+
     def faults(self, command: Command) -> list[str]:
         """What the demo has said of faults."""
         return re.findall(r"^ *[0-9.]+ s  fault +(\S.*)$", command.output.decode(), re.MULTILINE)
