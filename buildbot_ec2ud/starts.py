@@ -13,7 +13,7 @@ from twisted.python import log
 from twisted.python.failure import Failure
 
 from buildbot_ec2ud import story
-from buildbot_ec2ud.ec2.errors import EC2CallError
+from buildbot_ec2ud.ec2.errors import EC2CallError, classify_end
 from buildbot_ec2ud.fleet.rental import FleetEvent, Rental
 from buildbot_ec2ud.launch import LaunchError
 from buildbot_ec2ud.life import Life, Record, new_life
@@ -156,6 +156,8 @@ class StartsMixin:
             return True, ""
         text = yield self._explain(rental, story.end(rental))
         error = rental.trouble or EC2CallError(text)
+        if rental.trouble is None:
+            error.error_class = classify_end(*rental.instance.state_reason)
         self._failed(error)
         if story.is_final(error):
             # Whatever is raised or returned here makes Buildbot try again.

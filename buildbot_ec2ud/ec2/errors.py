@@ -74,6 +74,14 @@ LACKED_CAPACITY = (
     "Server.SpotInstanceTermination",
 )
 
+#: What other state reasons ask for. ``Client.InternalError`` is what EC2 says where the master may not use the key of an
+#: encrypted volume. Source: EC2 user guide, "Instance terminates immediately".
+_CLASS_OF_END = {
+    "Client.InternalError": ErrorClass.CONFIGURATION,
+    "Client.InvalidSnapshot.NotFound": ErrorClass.CONFIGURATION,
+    "Client.VolumeLimitExceeded": ErrorClass.QUOTA,
+}
+
 #: ``InvalidAMIID.NotFound``, ``InvalidParameterValue`` and the two hundred like them.
 _CONFIGURATION_PREFIXES = ("Invalid",)
 
@@ -94,6 +102,17 @@ def classify(code: str, status: int = 400) -> ErrorClass:
     if code.startswith(_CONFIGURATION_PREFIXES):
         return ErrorClass.CONFIGURATION
     return ErrorClass.UNKNOWN
+
+
+def classify_end(code: str, message: str) -> ErrorClass:
+    """Tell what the end of an instance asks for.
+
+    :param code: of its state reason, such as ``Server.InternalError``.
+    :param message: of the same; where the two disagree, it begins with the code that counts.
+    """
+    if code in LACKED_CAPACITY:
+        return ErrorClass.NO_CAPACITY
+    return _CLASS_OF_END.get(message.partition(":")[0]) or _CLASS_OF_END.get(code, ErrorClass.UNKNOWN)
 
 
 class EC2CallError(Exception):

@@ -71,6 +71,14 @@ _THROTTLED = _error(
     "rate limit.",
 )
 _FAULT = _error(500, "InternalError", "An internal error has occurred")
+#: The form is what people have shown of theirs; the blob is decoded by those only who may.
+_UNAUTHORIZED = _error(
+    403,
+    "UnauthorizedOperation",
+    f"You are not authorized to perform this operation. User: arn:aws:iam::{_ACCOUNT}:user/buildbot is not authorized to "
+    "perform: ec2:{action} because no identity-based policy allows the ec2:{action} action. "
+    f"Encoded authorization failure message: {'c29tZXRoaW5nIGVuY29kZWQ' * 20}",
+)
 _UNAVAILABLE = _error(503, "Unavailable", "The service is unavailable. Please try again shortly.")
 #: 20 minutes: EC2 takes 15. Source: EC2 API reference, "Error codes", ``RequestExpired``.
 _EXPIRED = _error(400, "RequestExpired", "Request has expired.", ahead=20 * 60)
@@ -88,6 +96,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("throttled", "503 RequestLimitExceeded; the call is not done", False, _THROTTLED),
         Kind("server-fault", "500 InternalError, though the call is done", True, _FAULT),
         Kind("unavailable", "503 Unavailable; the call is not done", False, _UNAVAILABLE),
+        Kind("unauthorized", "403 UnauthorizedOperation; the call is not done", False, _UNAUTHORIZED),
         Kind("lost-reply", "the call is done, the connection closed unanswered", True, None, None, Then.CLOSE),
         Kind("reset", "the connection is reset before the call is done", False, None, None, Then.RESET),
         Kind("hang-headers", "the call is done, but no byte of an answer comes", True, None, None, Then.HANG),

@@ -12,6 +12,7 @@ from buildbot_ec2ud.ec2.errors import (
     NoCredentials,
     NotConnected,
     classify,
+    classify_end,
 )
 
 BLOB = "9Zx-Yw_" * 40
@@ -77,6 +78,21 @@ class ClassifyTests(SynchronousTestCase):
         """No two classes ask for the same."""
         self.assertEqual(len({kind.value for kind in ErrorClass}), len(list(ErrorClass)))
         self.assertTrue(all(kind.value for kind in ErrorClass))
+
+
+class EndTests(SynchronousTestCase):
+    def test_table(self) -> None:
+        """What the end of an instance asks for; of code and message, the one that says more."""
+        for code, message, kind in (
+            ("Server.InternalError", "Server.InternalError: Internal error on launch", ErrorClass.UNKNOWN),
+            ("Server.InternalError", "Client.VolumeLimitExceeded: Volume limit exceeded", ErrorClass.QUOTA),
+            ("Client.InternalError", "Client.InternalError: Client error on launch", ErrorClass.CONFIGURATION),
+            ("Client.InvalidSnapshot.NotFound", "", ErrorClass.CONFIGURATION),
+            ("Server.SpotInstanceTermination", "Server.SpotInstanceTermination: Spot", ErrorClass.NO_CAPACITY),
+            ("Client.InstanceInitiatedShutdown", "Client.InstanceInitiatedShutdown: ...", ErrorClass.UNKNOWN),
+            ("", "", ErrorClass.UNKNOWN),
+        ):
+            self.assertIs(classify_end(code, message), kind, (code, message))
 
 
 class OutcomeTests(SynchronousTestCase):
