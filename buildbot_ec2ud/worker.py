@@ -236,6 +236,9 @@ class EC2UserDataLatentWorker(StartsMixin, LossesMixin, SharingMixin, Workaround
         self.forget_shutdown()
         self.resetWorkerPropsOnStop()
         yield self._void_password(ended=True)
+        if self.conn is not None:
+            # With build_wait_timeout < 0, Buildbot would take it for that of the next instance's worker.
+            self.conn.loseConnection()
         if lifeline is not None:
             yield lifeline.page.finish()
         accepted.addTimeout(STOP_PATIENCE, self.master.reactor, onTimeoutCancel=lambda *_: None)
