@@ -46,13 +46,15 @@ setup(
     package_dir={"": "."},
     package_data={
         "buildbot_ec2ud": ["py.typed"],
-        "buildbot_ec2ud.userdata": ["*.sh", "bootstrap/*.sh"],
+        "buildbot_ec2ud.userdata": ["*.sh", "*.ps1", "bootstrap/*.sh", "bootstrap/*.ps1"],
+        "buildbot_ec2ud.served": ["static/*"],
     },
     cmdclass={"build_py": BuildWithTemplate},
     python_requires=">=3.11",
     install_requires=[
         "buildbot>=4.3",
         "buildbot-www>=4.3",
+        "buildbot-worker>=4.3",  # the template's janitor is a worker inside the master
         "txaws>=0.5.0",
         "twisted[tls]>=26.4",
         "pyopenssl",
@@ -63,11 +65,16 @@ setup(
     ],
     extras_require={
         "embedded": embedded,
-        "test": [*embedded, "pytest>=8", "hypothesis>=6", "boto3", "coverage>=7", "build", "ruff"],
+        "test": [
+            *embedded,
+            *("pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "boto3", "coverage>=7", "build", "ruff"),
+            *("tree-sitter", "tree-sitter-powershell"),
+        ],
     },
     entry_points={
         "console_scripts": ["buildbot-ec2ud = buildbot_ec2ud.cli:main"],
         "buildbot.worker": ["EC2UserDataLatentWorker = buildbot_ec2ud.worker:EC2UserDataLatentWorker"],
         "buildbot.util": ["ec2_fleet = buildbot_ec2ud.worker:ec2_fleet"],
+        "buildbot.www": ["ec2_scripts = buildbot_ec2ud.served:plugin"],
     },
 )

@@ -16,3 +16,8 @@ def is_address(text: Any) -> bool:
     if not isinstance(text, str) or not text or any(c.isspace() for c in text):
         return False
     return 0 < int(text.rpartition(":")[2]) < 65536 if has_port(text) else ":" not in text or text[0] + text[-1] == "[]"
+
+
+def host_of(address: str) -> str:
+    """The host of an address."""
+    return address.rpartition(":")[0] if has_port(address) else address

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet import defer
 
 from buildbot_ec2ud.addresses import has_port
+from buildbot_ec2ud.bootstrapping import make_user_data, server
 from buildbot_ec2ud.fleet.attachments import Attachments
 from buildbot_ec2ud.fleet.offer import Offer
 from buildbot_ec2ud.launch import LOWEST_SPOT_PRICE, RESOLVED_BY_EC2, LaunchConfig, LaunchError, as_list
@@ -61,7 +62,8 @@ def prepare(worker: Any, build: Any, launch_id: str) -> Generator[Any, Any, Star
             yield replace_login(worker, new_password())
         spot = "spot" in launch.markets
         basedir = (worker.master.basedir,)
-        text = settings.make_user_data(worker.name, master, worker.password, environment, basedir, spot)
+        serve = server(settings, worker.master, master)
+        text = make_user_data(settings, worker.name, master, worker.password, environment, basedir, spot, serve)
     else:
         text = _as_bytes(user_data)
     offers = launch.offers(text, Names(worker.fleet.owner, worker.name, launch_id), max_prices, root_device)

@@ -72,10 +72,18 @@ class EC2UserDataLatentWorker(StartsMixin, LossesMixin, SharingMixin, Workaround
     :param session: a ``boto3.Session`` whose credentials and region are used.
     :param bb_master: ``host:port`` that the instance connects to; by default, the host is this machine's fully qualified
         name, and the port that of Buildbot's PB protocol.
-    :param bootstrap_script: an http(s) URL, the path of a file of the master (relative to its directory), or text that
-        starts with ``#!``; by default a packaged script for the usual Linux systems.
+    :param bootstrap_script: the name of a packaged script (``"debian"``, ``"redhat"``, ``"suse"``, ``"alpine"``,
+        ``"freebsd"``, ``"macos"``, ``"windows"``, ``"generic"``), an http(s) URL, the path of a file of the master (relative
+        to its directory), or text that starts with ``#!``; by default the generic one, which finds out the system by itself.
+        What starts with ``<powershell>`` or ``<script>``, or is in a file ``*.ps1``, is for Windows.
     :param bootstrap_sha256: checksum in hexadecimal of a script at a URL.
     :param bootstrap_env: a dict of further variables for the script. Renderable.
+    :param bootstrap_insecure: True to take a script by plain http without a checksum.
+    :param gzip_user_data: True to pack user-data that is larger than EC2 takes, for images whose cloud-init unpacks it.
+    :param bb_www: where such user-data has the instance fetch its script from this master, with the plugin ``ec2_scripts``
+        in ``c["www"]["plugins"]``: the URL of the master's web server, or True for ``c["buildbotURL"]``.
+    :param bb_tls: TLS for the worker's connection: True to trust the certificates of the instance's system for the master,
+        or the path of a PEM file (relative to the master's directory) with those to trust, which is read at each start.
     :param market: ``"on-demand"``, ``"spot"`` or ``"spot-then-on-demand"``.
     :param http_tokens: ``"optional"`` for images whose agent speaks only version 1 of the instance metadata service.
     :param encrypted_volumes: True to encrypt the root volume and those of *block_device_map*.
@@ -131,6 +139,10 @@ class EC2UserDataLatentWorker(StartsMixin, LossesMixin, SharingMixin, Workaround
         bootstrap_script: str | None = None,
         bootstrap_sha256: str | None = None,
         bootstrap_env: Any = None,
+        bootstrap_insecure: bool | None = None,
+        gzip_user_data: bool | None = None,
+        bb_www: str | bool | None = None,
+        bb_tls: str | bool | None = None,
         market: Any = None,
         http_tokens: Any = None,
         encrypted_volumes: Any = None,

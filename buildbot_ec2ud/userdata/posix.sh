@@ -1,5 +1,6 @@
 #!/bin/sh
 # Turns this machine into a Buildbot worker: gets a bootstrap script and runs it. Made by buildbot-ec2ud.
+
 # Everything it prints goes to the console, to syslog and to the log file; it never prints the password.
 umask 077
 ec2ud_log=${EC2UD_ROOT:-}/var/log/buildbot-ec2ud.log
@@ -39,14 +40,36 @@ ec2ud_fetch_once() {
     fi
 }
 
+# ec2ud_facts: print the commands that export what the metadata service says of this instance; in a few seconds, or not
+# at all.
+ec2ud_facts() (
+    # shellcheck source=/dev/null
+    . "$ec2ud_dir/imds"
+    new_token 3
+    for fact in INSTANCE_ID=instance-id AMI_ID=ami-id REGION=placement/region LOCAL_IPV4=local-ipv4 \
+        AVAILABILITY_ZONE=placement/availability-zone HOSTNAME=local-hostname; do
+        value=$(ask GET "meta-data/${fact#*=}")
+        # Something else may answer there.
+        case $value in *[!A-Za-z0-9._-]*) value= ;; esac
+        echo "export BB_${fact%%=*}=$value"
+    done
+)
+
 ec2ud_bootstrap() {
+ec2ud_phase start
+# Before there is any variable that could mean something to those who ask, such as that of a proxy.
+eval "$(ec2ud_facts)"
 @EXPORTS@
 export EC2UD_START="$ec2ud_start" EC2UD_SWITCH="$ec2ud_dir/switch"
-ec2ud_phase start
 @BOOTSTRAP@
 chmod 700 "$ec2ud_script" || return 1
 ec2ud_phase bootstrap
-cd "$ec2ud_dir" && (umask 022 && exec "$ec2ud_script")
+cd "$ec2ud_dir" || return 1
+umask 022
+# Last of all, for nobody but the script; and so that a shell that traces does not print it.
+@SECRET@
+export BB_PASSWORD
+exec "$ec2ud_script"
 }
 
 ec2ud_main() {
@@ -55,6 +78,8 @@ ec2ud_main() {
     ec2ud_status=$?
     [ "$ec2ud_status" != 0 ] || return 0
     echo "ec2ud: the bootstrap script failed with status $ec2ud_status; powering off"
+    # What was said last has to be on the console by then.
+    sleep 1
     [ ! -s "$ec2ud_dir/switch" ] || exec sh "$ec2ud_dir/switch" off
     # Not even that could be written.
     shutdown -P now || shutdown -p now || poweroff
@@ -87,7 +112,9 @@ ec2ud_watch() (
     exec ${ec2ud_setsid:+"$ec2ud_setsid"} sh "$ec2ud_watcher" "$@" </dev/null &
 )
 
-mkdir -p "$ec2ud_dir" "${ec2ud_log%/*}"
+# FreeBSD has no /var/lib, and the worker's user has to get through it.
+(umask 022 && mkdir -p "${ec2ud_dir%/*}" "${ec2ud_log%/*}")
+mkdir -p "$ec2ud_dir"
 (: >>"$ec2ud_log") 2>/dev/null || ec2ud_log=/dev/null
 @WATCHES@
 ec2ud_main 2>&1 | ec2ud_tee

@@ -6,40 +6,8 @@ port=$1
 set --
 # shellcheck source=/dev/null
 . "${0%/*}/switch"
-metadata=${EC2UD_METADATA_URL:-http://169.254.169.254}/latest
-
-# ask METHOD PATH: ask the metadata service with $tool, sending $header.
-ask() {
-    case $tool in
-        curl) curl -fs -m 2 -X "$1" -H "$header" "$metadata/$2" ;;
-        python3) python3 -c 'import sys, urllib.request as u
-method, url, header = sys.argv[1:]
-request = u.Request(url, method=method, headers=dict([header.split(": ")] if header else []))
-print(u.urlopen(request, timeout=2).read().decode())' "$1" "$metadata/$2" "$header" ;;
-        wget)
-            # The one of busybox knows no other method, and neither -t.
-            if [ -n "$header" ]; then
-                wget -q -t 1 -T 2 -O - --method="$1" --header="$header" "$metadata/$2"
-            else
-                wget -q -T 2 -O - "$metadata/$2"
-            fi
-            ;;
-    esac 2>/dev/null
-}
-
-# Get a token with whatever is installed by now. Without one, ask as before there were any.
-new_token() {
-    first=
-    for tool in curl wget python3; do
-        command -v "$tool" >/dev/null || continue
-        first=${first:-$tool}
-        header="X-aws-ec2-metadata-token-ttl-seconds: 600"
-        token=$(ask PUT api/token)
-        header="X-aws-ec2-metadata-token: $token"
-        [ -z "$token" ] || return 0
-    done
-    tool=$first header=
-}
+# shellcheck source=/dev/null
+. "${0%/*}/imds"
 
 # time_in JSON: print the time of a notice, such as 2017-09-18T08:22:00Z.
 time_in() {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,7 @@ from buildbot_ec2ud.embedded import EmbeddedEC2, EmbeddedMaster, _moto
 from buildbot_ec2ud.fleet.region import fleets
 from buildbot_ec2ud.worker import EC2UserDataLatentWorker
 from tests.support import LOOPBACK
+from tests.userdata import variables
 
 #: Seconds in which the dust has to settle.
 SETTLED = 30.0
@@ -34,11 +33,7 @@ class LightMachine:
         self._worker: Any = None
 
     def run(self, user_data: bytes) -> bool:
-        text = user_data.decode()
-        values = {
-            name: shlex.split(re.search(rf"^export {name}=(.*)$", text, re.M)[1])[0]
-            for name in ("BB_MASTER", "BB_NAME", "BB_PASSWORD")
-        }
+        values = variables(user_data)
         host, _, port = values["BB_MASTER"].rpartition(":")
         os.makedirs(os.path.join(self._directory, "info"))
         self._worker = Worker(host, int(port), values["BB_NAME"], values["BB_PASSWORD"], self._directory, 0)

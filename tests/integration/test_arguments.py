@@ -20,6 +20,7 @@ from twisted.internet import defer
 from tests.integration.launching import ACCOUNT, AS_IT_IS, SLEEP, LaunchTestCase
 from tests.unit.files import directory, write
 from tests.unit.secure import environment
+from tests.userdata import variables
 
 
 class Shape(LaunchTestCase):
@@ -396,13 +397,14 @@ class UserData(LaunchTestCase):
         made = found["made"].user_data.decode()
         password = self.master.master.workers.workers["made"].password
         for line in (
-            *("export BB_MASTER=master.example.org:9990", "export BB_NAME=made", f"export BB_PASSWORD={password}"),
+            *("export BB_MASTER=master.example.org:9990", "export BB_NAME=made"),
             *("export A='it'\"'\"'s'", "export N=4", SLEEP.strip().splitlines()[-1]),
         ):
             self.assertIn(f"\n{line}\n", made)
+        self.assertEqual(variables(found["made"].user_data)["BB_PASSWORD"], password)
         port = self.master.master.workers.registrations["host"].getPBPort()
         self.assertIn(f"\nexport BB_MASTER=master.example.org:{port}\n", found["host"].user_data.decode())
-        self.assertIn("\nexport BB_PASSWORD='s3cret of its own'\n", found["fixed"].user_data.decode())
+        self.assertEqual(variables(found["fixed"].user_data)["BB_PASSWORD"], "s3cret of its own")
         self.assertIn(f"ec2ud_fetch http://127.0.0.1:9/a.sh {sha256} ", found["url"].user_data.decode())
         passwords = {self.master.master.workers.workers[name].password for name in ("made", "host", "url")}
         self.assertEqual(len(passwords), 3)

@@ -43,8 +43,8 @@ class DeadMan(InstanceTestCase):
         """A bootstrap script whose worker tries to log in that often."""
         with open(scripts.packaged("embedded.sh"), encoding="utf-8") as file:
             text = file.read()
-        self.assertEqual(text.count("--maxretries=5 "), 1)
-        return text.replace("--maxretries=5 ", f"--maxretries={retries} ")
+        self.assertEqual(text.count("--maxretries=5\n"), 1)
+        return text.replace("--maxretries=5\n", f"--maxretries={retries}\n")
 
     def until_attached(self) -> defer.Deferred[Any]:
         builders = self.master.master.workers.workers["w"].workerforbuilders

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import socket
 
 from twisted.cred.credentials import UsernamePassword
@@ -15,6 +14,7 @@ from twisted.spread import pb
 from twisted.web.client import Agent, readBody
 
 from tests.support import FarmTestCase, configuration
+from tests.userdata import variables
 
 #: Collections of Buildbot's REST API; the answers name everything there is.
 REST = (
@@ -33,7 +33,7 @@ def forms(secret: str) -> list[bytes]:
 
 
 def password_of(user_data: bytes) -> str:
-    return re.search(rb"^export BB_PASSWORD=(\S+)$", user_data, re.M)[1].decode().strip("'")
+    return variables(user_data)["BB_PASSWORD"]
 
 
 class FirstRun(FarmTestCase):
@@ -218,7 +218,7 @@ class FirstRun(FarmTestCase):
         for _ in range(2):
             build = yield self.master.force_build("b")
             self.assertEqual(build.outcome, "success")
-        self.assertIn(b"""BB_PASSWORD='sekrit'"'"''""", self.ec2.user_data(build.properties["instance"]))
+        self.assertEqual(password_of(self.ec2.user_data(build.properties["instance"])), "sekrit'")
 
     @defer.inlineCallbacks
     def test_default_address(self):

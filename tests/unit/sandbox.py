@@ -40,11 +40,13 @@ class Sandbox:
 
     :ivar root: the directory.
     :ivar bin: the directory of commands.
+    :ivar url: where the metadata service is.
     :ivar console: what was printed on the console by others than the script itself.
     """
 
     def __init__(self, test: Any) -> None:
         self.root = directory(test)
+        self.url = "http://127.0.0.1:1"  # where nobody answers
         self.bin = os.path.join(self.root, "bin")
         os.mkdir(self.bin)
         self.link(*_COMMANDS)
@@ -108,12 +110,14 @@ class Sandbox:
                     os.kill(pid, signal.SIGKILL)
 
     def environment(self, **more: str) -> dict[str, str]:
-        return {"PATH": self.bin, "EC2UD_ROOT": self.root, **more}
+        return {"PATH": self.bin, "EC2UD_ROOT": self.root, "EC2UD_METADATA_URL": self.url, **more}
 
-    def _render(self, script: InlineScript | RemoteScript | str, password: str, environment: dict[str, Any]) -> bytes:
+    def _render(
+        self, script: InlineScript | RemoteScript | str, password: str, environment: dict[str, Any], **watches: Any
+    ) -> bytes:
         if isinstance(script, str):
             script = InlineScript(script)
-        return UserData(MASTER, WORKER, password, environment, script).render()
+        return UserData(MASTER, WORKER, password, environment, script, **watches).render()
 
     def use(self, shell: list[str]) -> None:
         """Let *shell* be what scripts find as ``sh``."""
@@ -143,9 +147,12 @@ class Sandbox:
         # Not splitlines(), which has more ends of lines than a shell.
         return done.stdout.decode().removesuffix("\n").split("\n")
 
-    def start(self, script: RemoteScript, shell: str = "sh", **environment: Any) -> defer.Deferred[list[str]]:
+    def start(
+        self, script: RemoteScript | str, shell: str = "sh", max_lifetime: int | None = None, **environment: Any
+    ) -> defer.Deferred[list[str]]:
         """As :meth:`run`, while the reactor goes on."""
         command, *arguments = SHELLS[shell]
-        path = write(self.root, "user-data", self._render(script, PASSWORD, environment))
+        data = self._render(script, PASSWORD, environment, max_lifetime=max_lifetime)
+        path = write(self.root, "user-data", data)
         done = utils.getProcessOutputAndValue(command, [*arguments, path], env=self.environment(), path=self.root)
         return done.addCallback(lambda result: result[0].decode().removesuffix("\n").split("\n"))

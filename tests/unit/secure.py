@@ -39,6 +39,7 @@ class Certificate:
     """A self-signed certificate for *names*.
 
     :ivar bundle: path of a file with it.
+    :ivar both: path of a file with it and its key.
     """
 
     def __init__(self, test: TestCase, *names: str) -> None:
@@ -64,6 +65,7 @@ class Certificate:
         )
         self._options = ssl.PrivateCertificate.loadPEM(self.pem + private).options()
         self.bundle = write(directory(test), "ca.pem", self.pem)
+        self.both = write(directory(test), "both.pem", self.pem + private, 0o600)
 
     def on(self, factory: protocol.Factory) -> protocol.Factory:
         """*factory*, with TLS on top of it."""

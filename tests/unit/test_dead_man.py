@@ -61,7 +61,7 @@ class OffTests(SynchronousTestCase):
         self.off(sandbox)
         self.assertEqual(sandbox.calls("shutdown"), ["-P now"] * 3)
         self.assertEqual(sandbox.calls("poweroff"), ["-f"] * 3)
-        self.assertEqual(sandbox.calls("sleep"), ["120", "10", "120", "10", "120"])
+        self.assertEqual(sandbox.calls("sleep"), ["1", "120", "10", "120", "10", "120"])
 
     def test_no_room(self) -> None:
         """A machine on which nothing can be written goes all the same."""

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import buildbot_ec2ud.userdata
 from buildbot_ec2ud.userdata import scripts
+from buildbot_ec2ud.userdata.compose import compose, cut
 from buildbot_ec2ud.userdata.posix import UserData
 from buildbot_ec2ud.userdata.scripts import InlineScript, RemoteScript, ScriptError, load
 from tests.unit.files import directory, write
@@ -27,8 +28,53 @@ class LoadTests(SynchronousTestCase):
 
     def test_default(self) -> None:
         """The packaged script for the usual systems."""
-        with open(scripts.packaged("generic.sh"), encoding="utf-8") as file:
-            self.assertEqual(load(None, None, []), InlineScript(file.read()))
+        self.assertEqual(load(None, None, []), load("generic", None, []))
+
+    def test_families(self) -> None:
+        """A packaged script goes by its name, whatever files there are; it travels without comments, and is not torn."""
+        path = directory(self)
+        for name, file in scripts.FAMILIES.items():
+            write(path, name, TEXT)
+            found, whole = load(name, None, [path]), load(scripts.packaged(file), None, [])
+            self.assertEqual((found.windows, whole.windows), (name == "windows",) * 2)
+            if not found.windows:
+                self.assertTrue(found.text.startswith("#!/bin/sh\n"))
+                self.assertNotIn("\n#", found.text)
+                self.assertEqual(cut(found.text), cut(whole.text))
+            # With anything that makes it a path, it is a file.
+            self.assertEqual(load("./" + name, None, [path]), InlineScript(TEXT))
+        systems = ["alpine", "debian", "freebsd", "generic", "macos", "redhat", "suse", "windows"]
+        self.assertEqual(sorted(scripts.FAMILIES), systems)
+
+    def test_includes(self) -> None:
+        """Scripts are put together of parts, files and texts alike; what is missing is told with its line."""
+        text = "#!/bin/sh\n# ec2ud: include worker.sh\nrun\n"
+        path = directory(self)
+        write(path, "a.sh", text)
+        for script in (text, "a.sh"):
+            self.assertEqual(load(script, None, [path]), InlineScript(compose(text)))
+        self.assertNotIn("ec2ud: include", compose(text))
+        for script, name in (
+            ("#!/bin/sh\n# ec2ud: include nothing.sh\n", "the text"),
+            ("b.sh", os.path.join(path, "b.sh")),
+        ):
+            write(path, "b.sh", "#!/bin/sh\n# ec2ud: include nothing.sh\n")
+            failure = self.assertRaises(ScriptError, load, script, None, [path])
+            self.assertIn(f"bootstrap_script: {name}, line 2: ", str(failure))
+            self.assertIn("'nothing.sh'", str(failure))
+
+    def test_windows(self) -> None:
+        """Scripts for Windows are known by their names and their tags, and stay as they are."""
+        path = directory(self)
+        text = "Write-Host 'wörk'\r\n# ec2ud: include worker.sh\r\n"
+        for name in ("a.ps1", "B.PS1"):
+            write(path, name, text)
+            self.assertEqual(load(name, None, [path]), InlineScript(text, windows=True))
+        for text in ("<powershell>Write-Host</powershell>", "<script>echo</script>"):
+            self.assertEqual(load(text, None, [path]), InlineScript(text, windows=True))
+        for url in ("https://example.org/a.ps1?x=1", "https://example.org/A.PS1"):
+            self.assertEqual(load(url, None, []), RemoteScript(url, None, windows=True))
+        self.assertFalse(load("https://example.org/a.sh?x=.ps1", None, []).windows)
 
     def test_text(self) -> None:
         """Text stays as it is, with or without an end of its last line."""
@@ -60,6 +106,13 @@ class LoadTests(SynchronousTestCase):
         for url in ("https://example.org/a.sh", "http://example.org:8080/a.sh?x=1"):
             self.assertEqual(load(url, SHA256.upper(), []), RemoteScript(url, SHA256))
 
+    def test_insecure(self) -> None:
+        """Plain http without a checksum is possible for who asks for it."""
+        url = "http://example.org/a.sh"
+        self.assertIn("bootstrap_insecure", str(self.assertRaises(ScriptError, load, url, None, [])))
+        self.assertEqual(load(url, None, [], insecure=True), RemoteScript(url, None))
+        self.assertEqual(load(url, SHA256, [], insecure=True), RemoteScript(url, SHA256))
+
     def test_wrong(self) -> None:
         """Each mistake begins with the name of the argument, and says what is wrong."""
         path = directory(self)
@@ -73,6 +126,9 @@ class LoadTests(SynchronousTestCase):
             ("missing.sh", None, "bootstrap_script", "there is no file 'missing.sh'"),
             ("/does/not/exist.sh", None, "bootstrap_script", "there is no file"),
             ("", None, "bootstrap_script", "there is no file"),
+            ("debain", None, "bootstrap_script", "there is no file 'debain'; did you mean debian?"),
+            ("debian", SHA256, "bootstrap_sha256", "is for a script at a URL"),
+            ("<powershell>\0", None, "bootstrap_script", "the text has a NUL in it"),
             (".", None, "bootstrap_script", "there is no file"),
             ("perl", None, "bootstrap_script", f"{path}/perl does not start with #!"),
             ("nul", None, "bootstrap_script", "NUL"),
@@ -126,12 +182,13 @@ class PackagedTests(SynchronousTestCase):
         """Each script, and the user-data that brings it; what is a template only in the latter."""
         texts = {}
         for path in PACKAGED:
-            if path.name != "posix.sh":
+            # The parts of bootstrap scripts are looked at in the whole.
+            if path.parent.name != "bootstrap" and path.name != "posix.sh":
                 texts[path.name] = path.read_bytes()
-                script = load(str(path), None, [])
-                texts[f"user-data-{path.name}"] = UserData("m:1", "w", "p", {"A": "'"}, script).render()
         remote = RemoteScript("https://example.org/a.sh", SHA256)
-        texts["user-data-remote.sh"] = UserData("m:1", "w", "p", {}, remote).render()
+        texts["user-data-remote.sh"] = UserData("m:1", "w", "p", {"A": "'"}, remote, 60, 60, True).render()
+        for name in ("generic", scripts.packaged("embedded.sh")):
+            texts[f"user-data-{os.path.basename(name)}"] = UserData("m:1", "w", "p", {}, load(name, None, [])).render()
         return texts
 
     def test_there_are_some(self) -> None:
@@ -156,7 +213,8 @@ class PackagedTests(SynchronousTestCase):
         """shellcheck has nothing to say, nor on anything that is not POSIX."""
         if shutil.which("shellcheck") is None:
             raise SkipTest("shellcheck is not installed")
-        self.check("shellcheck", "--shell=sh")
+        # What user-data sources stands inside of it.
+        self.check("shellcheck", "--shell=sh", "--exclude=SC1091")
 
     def test_plain(self) -> None:
         """Every agent takes them: ASCII, and lines that end as on Unix."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from typing import Any
 
 import boto3
@@ -21,6 +22,8 @@ PLAIN: dict[str, Any] = {"instance_type": "t3.micro", "ami": "ami-1"}
 SHA256 = "0123456789abcdef" * 4
 #: User-data that is sent as it is.
 AS_IT_IS: dict[str, Any] = {"user_data": "x", "password": "fixed"}
+#: A script that cannot be packed.
+NOISE = "#!/bin/sh\n# " + random.Random(1).randbytes(16000).hex()
 DISKS = [{"DeviceName": "/dev/sdb", "Ebs": {"VolumeSize": 8}}]
 
 #: Arguments, the one that is to blame, and what is said of it.
@@ -188,6 +191,36 @@ MISTAKES: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"bootstrap_env": {"BB_PASSWORD": "c"}}, "bootstrap_env", "BB_PASSWORD is not yours to set"),
     ({"bootstrap_env": {"A": None}}, "bootstrap_env", "A is not a text"),
     ({"bootstrap_env": {"A": "\ud800"}}, "bootstrap_env", "A is no text that UTF-8 can write"),
+    ({"bootstrap_env": {"BB_REGION": "c"}}, "bootstrap_env", "BB_REGION is not yours to set"),
+    ({"bootstrap_env": {"BB_TLS_CERT": "c"}}, "bootstrap_env", "BB_TLS_CERT is not yours to set"),
+    ({"bootstrap_env": {"A": "b" * 16384}}, "bootstrap_script", "EC2 takes 16,384"),
+    ({"bootstrap_script": "debain"}, "bootstrap_script", "did you mean debian?"),
+    ({"bootstrap_script": "#!/bin/sh\n# ec2ud: include x.sh\n"}, "bootstrap_script", "line 2: there is no"),
+    ({"bootstrap_script": "<powershell>" + "#" * 16384 + "</powershell>"}, "bootstrap_script", "16,384"),
+    ({"bootstrap_script": "<powershell>x"}, "bootstrap_script", "</powershell>"),
+    ({"bootstrap_insecure": "yes"}, "bootstrap_insecure", "neither True nor False: 'yes'"),
+    ({"gzip_user_data": 1}, "gzip_user_data", "neither True nor False: 1"),
+    ({"gzip_user_data": True, "bootstrap_script": "windows"}, "gzip_user_data", "Windows does not unpack it"),
+    ({"gzip_user_data": True, "bootstrap_script": NOISE}, "bootstrap_script", "EC2 takes 16,384"),
+    ({"bb_www": True, "bootstrap_env": {"A": "b" * 16384}}, "bootstrap_script", "EC2 takes 16,384"),
+    ({"bb_www": 5}, "bb_www", "neither True nor an http or https URL: 5"),
+    ({"bb_www": False}, "bb_www", "neither True nor"),
+    ({"bb_www": ""}, "bb_www", "neither True nor"),
+    ({"bb_www": "ci.example.org"}, "bb_www", "'ci.example.org'"),
+    ({"bb_www": "ftp://ci.example.org/"}, "bb_www", "'ftp://ci.example.org/'"),
+    ({"bb_www": "https://ci.example.org/?a=b"}, "bb_www", "?a=b"),
+    ({"bb_www": "https://[ci/"}, "bb_www", "'https://[ci/'"),
+    ({"bb_tls": 5}, "bb_tls", "neither True nor the path of a file: 5"),
+    ({"bb_tls": False}, "bb_tls", "neither True nor the path"),
+    ({"bb_tls": ""}, "bb_tls", "neither True nor the path"),
+    ({"bb_tls": "missing.pem"}, "bb_tls", "missing.pem: No such file or directory"),
+    ({"bb_tls": os.devnull}, "bb_tls", "has no certificate in PEM form"),
+    ({"password": "a\nb", "bb_master": "host"}, "password", "is more than a line"),
+    ({"password": "a\0b", "bb_master": "host"}, "password", "has a NUL in it"),
+    ({**AS_IT_IS, "bootstrap_insecure": True}, "user_data", "without bootstrap_insecure"),
+    ({**AS_IT_IS, "gzip_user_data": True}, "user_data", "without gzip_user_data"),
+    ({**AS_IT_IS, "bb_www": True}, "user_data", "without bb_www"),
+    ({**AS_IT_IS, "bb_tls": True}, "user_data", "without bb_tls"),
     ({"notify_on_missing": [5]}, "notify_on_missing", "5"),
     ({"instance_typ": "t3.micro"}, "instance_typ", "did you mean instance_type?"),
     ({"bootstrap_scripts": "a.sh"}, "bootstrap_scripts", "did you mean bootstrap_script?"),
@@ -321,6 +354,9 @@ class MistakeTests(SynchronousTestCase):
         )
         self.assertNotIn("s3cret", text)
         self.assertIn("bootstrap_env", text)
+        text = "\n".join(self.errors(password="s3cret-a\n", bb_master="host"))
+        self.assertNotIn("s3cret", text)
+        self.assertIn("password", text)
         text = "\n".join(self.errors(password="s3cret-a", user_data=["s3cret-b"]))
         self.assertNotIn("s3cret", text)
         self.assertIn("user_data", text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import random
 import re
 import stat
 import string
@@ -12,8 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud.userdata.posix import CONTRACT, LIMIT, UserData, UserDataError, check_environment
-from buildbot_ec2ud.userdata.scripts import InlineScript, RemoteScript, load
+from buildbot_ec2ud.userdata.posix import (
+    CONTRACT,
+    FACTS,
+    LIMIT,
+    TLS,
+    TooLarge,
+    UserData,
+    UserDataError,
+    check_environment,
+)
+from buildbot_ec2ud.userdata.scripts import FAMILIES, InlineScript, RemoteScript, load
 from tests.unit.sandbox import MASTER, PASSWORD, SHELLS, WORKER, Sandbox
 
 OK = "#!/bin/sh\necho working\n"
@@ -46,6 +57,8 @@ NASTY = (
     "\t ",
     "*",
     "\u2028é日本\U0001f600",
+    "\x81\x82\x83\x88",  # with which shells mark what is quoted
+    "\r",
 )
 texts = st.lists(
     st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))),
@@ -57,38 +70,41 @@ def phases(lines: list[str]) -> list[str]:
     return [re.sub(r" t=\d+\Z", "", line) for line in lines]
 
 
+#: What a bootstrap script is given, by the order of the arguments of the test below.
+GIVEN = ("BB_MASTER", "BB_NAME", "BB_PASSWORD", "BB_TLS_CERT", "VALUE", "_x1")
+
+
 class PropertyTests(SynchronousTestCase):
     """Whatever text goes in comes out exactly so, and nothing else happens."""
 
-    @settings(max_examples=30, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(texts, texts, texts, texts, texts)
-    def test_any_text(self, master: str, worker: str, password: str, value: str, text: str) -> None:
+    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(sorted(SHELLS)), texts, texts, texts.map(lambda text: text.replace("\n", "")), texts, texts)
+    def test_any_text(self, shell: str, master: str, worker: str, password: str, value: str, text: str) -> None:
         """Variables and the script itself, in every shell."""
-        for command in SHELLS.values():
-            sandbox = Sandbox(self)
-            mark = sandbox.path("mark")
-            expected = {
-                name: given.replace("MARK", mark)
-                for name, given in zip(
-                    (*CONTRACT, "VALUE", "_x1"), (master, worker, password, value, value), strict=True
-                )
-            }
-            script = (
-                "#!/bin/sh\n"
-                + "".join(f"printf '%s' \"${name}\" >'{sandbox.path(name)}'\n" for name in expected)
-                + "exit 0\n"
-                + text.replace("MARK", mark)
-            )
-            environment = {name: expected[name] for name in ("VALUE", "_x1")}
-            data = UserData(*(expected[name] for name in CONTRACT), environment, InlineScript(script)).render()
-            lines = sandbox.execute(command, data)
-            self.assertEqual(phases(lines), ["ec2ud: phase=start", "ec2ud: phase=bootstrap"])
-            self.assertEqual({name: sandbox.read(name) for name in expected}, expected)
-            self.assertEqual(
-                sandbox.read("var/lib/buildbot-ec2ud/bootstrap"), script if script.endswith("\n") else script + "\n"
-            )
-            self.assertFalse(os.path.exists(mark))
-            self.assertEqual(sandbox.calls("shutdown"), [])
+        sandbox = Sandbox(self)
+        mark = sandbox.path("mark")
+        expected = {
+            name: given.replace("MARK", mark)
+            for name, given in zip(GIVEN, (master, worker, password, value, value, text), strict=True)
+        }
+        names = [*expected, *FACTS]
+        script = (
+            "#!/bin/sh\n"
+            + "".join(f"printf '%s' \"${{{name}-none}}\" >'{sandbox.path(name)}'\n" for name in names)
+            + "exit 0\n"
+            + text.replace("MARK", mark)
+        )
+        master, worker, password, certificates, *_ = expected.values()
+        environment = {name: expected[name] for name in ("VALUE", "_x1")}
+        data = UserData(master, worker, password, environment, InlineScript(script), tls_certificates=certificates)
+        lines = sandbox.execute(SHELLS[shell], data.render())
+        self.assertEqual(phases(lines), ["ec2ud: phase=start", "ec2ud: phase=bootstrap"])
+        self.assertEqual({name: sandbox.read(name) for name in names}, {**expected, **dict.fromkeys(FACTS, "")})
+        self.assertEqual(
+            sandbox.read("var/lib/buildbot-ec2ud/bootstrap"), script if script.endswith("\n") else script + "\n"
+        )
+        self.assertFalse(os.path.exists(mark))
+        self.assertEqual(sandbox.calls("shutdown"), [])
 
 
 class RunTests(SynchronousTestCase):
@@ -155,11 +171,12 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(phases(sandbox.run(OK)), ["ec2ud: phase=start", "ec2ud: phase=bootstrap", "working"])
 
     def test_only_root_reads(self) -> None:
-        """Others can read neither the script nor the log."""
+        """Others can read neither the script nor the log; they get to what is beside them."""
         sandbox = Sandbox(self)
         sandbox.run(OK)
         for name, mode in (
             ("var/log/buildbot-ec2ud.log", 0o600),
+            ("var/lib", 0o755),
             ("var/lib/buildbot-ec2ud", 0o700),
             ("var/lib/buildbot-ec2ud/bootstrap", 0o700),
         ):
@@ -197,9 +214,24 @@ class RunTests(SynchronousTestCase):
     def test_mark_of_the_template(self) -> None:
         """A value may have the text that the template marks its gaps with."""
         sandbox = Sandbox(self)
-        value = "a@BOOTSTRAP@\n@EXPORTS@\nb"
-        lines = sandbox.run("#!/bin/sh\necho \"it is '$VALUE' and $BB_PASSWORD\"\n", password=value, VALUE=value)
-        self.assertEqual(lines[-5:], f"it is '{value}' and {value}".splitlines())
+        value, password = "a@BOOTSTRAP@\n@SECRET@\nb", "@SECRET@"
+        lines = sandbox.run("#!/bin/sh\necho \"it is '$VALUE' and $BB_PASSWORD\"\n", password=password, VALUE=value)
+        self.assertEqual(lines[-3:], f"it is '{value}' and {password}".splitlines())
+
+    def test_trace(self) -> None:
+        """A shell that traces shows what it does, but not the password."""
+        for shell in SHELLS:
+            sandbox = Sandbox(self)
+            script = InlineScript('#!/bin/sh\n[ "$BB_PASSWORD" = \'p "4$$\\w0rd\' ] && echo working\n')
+            data = UserData(MASTER, WORKER, 'p "4$$\\w0rd', {"A": "shown"}, script).render()
+            lines = sandbox.execute([*SHELLS[shell], "-x"], data)
+            self.assertIn("working", lines)
+            text = "\n".join([*lines, sandbox.log, *sandbox.calls("logger")])
+            self.assertIn("shown", text)
+            self.assertIn("BB_PASSWORD", text)
+            self.assertNotIn("4$$", text)
+            self.assertNotIn("w0rd", text)
+            self.assertEqual(sandbox.calls("shutdown"), [])
 
 
 class LimitTests(SynchronousTestCase):
@@ -220,10 +252,45 @@ class LimitTests(SynchronousTestCase):
         self.assertRaises(UserDataError, self.data, InlineScript(OK + "é" * (room - 1) + "\n"))
 
     def test_everything(self) -> None:
-        """The packaged script goes inline with all that user-data can watch, and leaves room for variables."""
+        """Each packaged script goes inline with all that user-data can watch, and leaves room for variables."""
         master, password = f"{'m' * 253}:9989", "p" * 64
-        data = UserData(master, "w" * 64, password, {}, load(None, None, []), 86400, 86400, True).render()
-        self.assertGreater(LIMIT - len(data), 3500)
+        for family in FAMILIES:
+            script = load(family, None, [])
+            if not script.windows:
+                data = UserData(master, "w" * 64, password, {}, script, 86400, 86400, True).render()
+                self.assertGreater(LIMIT - len(data), 1300, family)
+        data = UserData("m:1", "w", "p", {}, InlineScript(OK), 86400, 86400, True).render()
+        self.assertLess(len(data) - len(OK), 9000)
+
+    def test_gzip(self) -> None:
+        """What is too large is packed where that is wanted, nothing else is, and only as far as EC2 takes it."""
+        script = InlineScript(OK + "# a comment\n" * 5000)
+        failure = self.assertRaises(TooLarge, self.data, script)
+        self.assertIn("gzip_user_data", str(failure))
+        self.assertIn("bb_www", str(failure))
+        packed = UserData(MASTER, WORKER, PASSWORD, {}, script, gzip=True).render()
+        self.assertLess(len(packed), LIMIT)
+        text = gzip.decompress(packed)
+        self.assertTrue(text.startswith(b"#!/bin/sh\n"))
+        self.assertIn(script.text.encode(), text)
+        sandbox = Sandbox(self)
+        self.assertEqual(sandbox.execute(SHELLS["sh"], text)[-1], "working")
+        small = [
+            UserData(MASTER, WORKER, PASSWORD, {}, InlineScript(OK), gzip=value).render() for value in (True, False)
+        ]
+        self.assertEqual(small[0], small[1])
+        noise = InlineScript(OK + "# " + random.Random(1).randbytes(16000).hex())
+        self.assertRaises(TooLarge, UserData(MASTER, WORKER, PASSWORD, {}, noise, gzip=True).render)
+
+    def test_password(self) -> None:
+        """A password is one line, or it could be shown; whatever marks its end is not in it."""
+        for password in ("a\nb", "a\n", "\n", "a\0b"):
+            data = UserData(MASTER, WORKER, password, {}, InlineScript(OK))
+            failure = self.assertRaises(UserDataError, data.render)
+            self.assertEqual(str(failure), "password: is more than a line")
+        for password in ("", " a ", "A_EC2UD_END", "Aé", "\\", "a\\", "-n", "a\rb"):
+            script = "#!/bin/sh\nprintf '<%s>' \"$BB_PASSWORD\"\n"
+            self.assertEqual(Sandbox(self).run(script, password=password)[-1], f"<{password}>")
 
     def test_seconds(self) -> None:
         """Numbers of seconds are whole, and at least one."""
@@ -263,6 +330,8 @@ class LimitTests(SynchronousTestCase):
             5,
             None,
             *CONTRACT,
+            *FACTS,
+            TLS,
             "PATH",
             "HOME",
             "EC2UD_ROOT",
@@ -295,4 +364,4 @@ class LimitTests(SynchronousTestCase):
         self.assertTrue(data.startswith(b"#!/bin/sh\n"))
         self.assertTrue(data.isascii())
         self.assertNotIn(b"\r", data)
-        self.assertNotIn(b"@", data.replace(b'"$@"', b""))
+        self.assertNotRegex(data, rb"@[A-Z]+@")

@@ -125,11 +125,11 @@ class FetchTests(TestCase):
 
     @defer.inlineCallbacks
     def test_gives_up(self) -> Any:
-        """After two minutes of pauses the machine gives up, says so, and goes."""
+        """After two minutes of pauses the machine gives up, says so, lets that come to the console, and goes."""
         sandbox = self.sandbox()
         server, url = self.serve((404, b"#!/bin/sh\necho evil\n"))
         lines = yield sandbox.start(RemoteScript(url, None))
-        self.assertEqual(sandbox.calls("sleep"), ["1", "2", "4", "8", "16", "32", "64"])
+        self.assertEqual(sandbox.calls("sleep"), ["1", "2", "4", "8", "16", "32", "64", "1"])
         self.assertEqual(len(server.requests), 8)
         self.assertNotIn("evil", lines)
         self.assertEqual(lines[-2], f"ec2ud: cannot fetch {url}")

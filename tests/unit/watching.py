@@ -23,6 +23,16 @@ from tests.unit.servers import serve
 SLEEP = shutil.which("sleep")
 HANGS = f"#!/bin/sh\nexec {SLEEP} 60\n"
 
+#: What every instance asks for, once. Source of the paths: EC2 user guide, "Instance metadata categories".
+FACTS = {
+    "instance-id": "BB_INSTANCE_ID",
+    "ami-id": "BB_AMI_ID",
+    "placement/region": "BB_REGION",
+    "placement/availability-zone": "BB_AVAILABILITY_ZONE",
+    "local-ipv4": "BB_LOCAL_IPV4",
+    "local-hostname": "BB_HOSTNAME",
+}
+
 #: Connects to an address, notes the signals that it knows, and ends at SIGTERM unless told to ignore it.
 _WORKER = """
 import signal, socket, sys
@@ -120,6 +130,7 @@ class Metadata(resource.Resource):
     :ivar documents: what there is, by path.
     :ivar token: the token that is valid.
     :ivar asked: the paths that were asked for, of documents.
+    :ivar facts: those of them that each instance asks for when it starts.
     :ivar granted: how many tokens were given.
     """
 
@@ -131,6 +142,7 @@ class Metadata(resource.Resource):
         self.documents = dict(documents or {})
         self.token = b"t0ken/+==-1"
         self.asked: list[str] = []
+        self.facts: list[str] = []
         self.granted = 0
 
     def render_PUT(self, request: Any) -> bytes:
@@ -151,7 +163,7 @@ class Metadata(resource.Resource):
         if self.tokens != "none" and not right and (token is not None or self.tokens == "required"):
             request.setResponseCode(401)
             return b"<html>action time 401</html>"
-        self.asked.append(path)
+        (self.facts if path in FACTS else self.asked).append(path)
         if path not in self.documents:
             request.setResponseCode(404)
             return b'<html>"action" 404</html>'

@@ -3,18 +3,22 @@
 # Touches nothing outside the instance's own directory, and stays in the foreground: the worker is the instance.
 set -eu
 umask 077
-worker=$PWD/worker
-mkdir -p "$worker"
-# The password goes through a file that is gone when the worker has read it: not through argv, the worker's environment
-# or its tac.
-printf '%s' "$BB_PASSWORD" >"$worker/.password"
+home=$PWD
+worker=$home/worker
+# Not by an assignment: tracing (sh -x) would show it.
+IFS= read -r password <<END
+$BB_PASSWORD
+END
 unset BB_PASSWORD
-buildbot-worker create-worker --relocatable --maxretries=5 --allow-shutdown=signal \
-    "$worker" "$BB_MASTER" "$BB_NAME" from-file >/dev/null
-mv "$worker/buildbot.tac" "$worker/buildbot.tac.orig"
-sed "s|^passwd = .*|with open(os.path.join(basedir, '.password')) as f: passwd = f.read()\\
-os.unlink(f.name)|" "$worker/buildbot.tac.orig" >"$worker/buildbot.tac"
+# ec2ud: include tac.sh
+mkdir -p "$worker"
+# From a pipe, not a file: this instance may be killed at any time, and nobody would clean up.
+make_tac 'passwd = open(3).read()[:-1]' --maxretries=5
 echo "ec2ud: phase=start-worker t=$(($(date +%s) - EC2UD_START))"
-buildbot-worker start --nodaemon "$worker" || :
+# In a new shell, because this one's environment began with the password in it.
+exec sh -c 'buildbot-worker start --nodaemon "$1" || :
+exec 3<&-
 echo "ec2ud: the worker has ended; powering off"
-exec sh "$EC2UD_SWITCH" off
+exec sh "$EC2UD_SWITCH" off' sh "$worker" 3<<END
+$password
+END
