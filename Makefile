@@ -4,7 +4,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 ARGS =
 
-.PHONY: demo test soak coverage bench lint clean
+.PHONY: demo test growth soak coverage bench lint clean
 
 $(VENV)/ready: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,7 +16,11 @@ demo: $(VENV)/ready
 	@$(BIN)/buildbot-ec2ud demo $(ARGS)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+# Two masters on PostgreSQL, with Crossbar between them: two minutes, one of them for installing Crossbar.
+growth: $(VENV)/ready
+	EC2UD_GROWTH=1 $(BIN)/python -m pytest tests/integration/test_growth.py
 
 # Random sequences of what can happen to a farm, thousands of steps: some hours.
 soak: $(VENV)/ready
@@ -30,8 +34,14 @@ coverage: $(VENV)/ready
 		tests/unit/test_query*.py tests/unit/test_pacing.py tests/unit/test_terminations.py
 	$(BIN)/coverage report --show-missing --fail-under=100
 
-bench: $(VENV)/ready
+# A few minutes; `make bench ARGS=--full` is all of docs/performance.md, and takes an hour.
+bench: $(VENV)/bench
 	@$(BIN)/python contrib/benchmark/calls.py
+	@$(BIN)/python contrib/benchmark/compare.py $(ARGS)
+
+$(VENV)/bench: $(VENV)/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	touch $@
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

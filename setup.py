@@ -65,9 +65,10 @@ setup(
     ],
     extras_require={
         "embedded": embedded,
+        "bench": [*embedded, "boto3", "matplotlib>=3.8"],
         "test": [
             *embedded,
-            *("pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "boto3", "coverage>=7", "build", "ruff"),
+            *("pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "boto3", "coverage>=7", "build", "ruff", "psycopg2-binary"),
             *("tree-sitter", "tree-sitter-powershell"),
         ],
     },

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from buildbot.util.service import SharedService
-from buildbot.util.subscription import Subscription, SubscriptionPoint
 from twisted.internet import defer
 from twisted.python import log
 
@@ -24,14 +23,16 @@ from buildbot_ec2ud.fleet.attachments import Attacher, Attachments
 from buildbot_ec2ud.fleet.background import Background, observe
 from buildbot_ec2ud.fleet.capacity import MEMORY, Capacity
 from buildbot_ec2ud.fleet.endings import Endings
+from buildbot_ec2ud.fleet.events import EventsMixin
 from buildbot_ec2ud.fleet.images import Images
 from buildbot_ec2ud.fleet.launches import Launch
 from buildbot_ec2ud.fleet.leftovers import Leftovers
+from buildbot_ec2ud.fleet.masters import Masters, Others
 from buildbot_ec2ud.fleet.metrics import Metrics
 from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, WORKER_TAG, Offer
 from buildbot_ec2ud.fleet.pacing import Limit, Pacer
 from buildbot_ec2ud.fleet.prices import SpotPrices
-from buildbot_ec2ud.fleet.rental import FleetEvent, Listener, Rental
+from buildbot_ec2ud.fleet.rental import Rental
 from buildbot_ec2ud.fleet.watcher import Watcher
 
 #: Seconds that a stopping master waits until EC2 has accepted the end of every instance.
@@ -40,7 +41,7 @@ STOP_TIMEOUT = 30.0
 _NOTHING = Attachments()
 
 
-class Fleet(SharedService):
+class Fleet(EventsMixin, SharedService):
     """Rents instances in one region for all workers that use it.
 
     Get it with :meth:`getService`; Buildbot stops it after the workers.
@@ -71,7 +72,7 @@ class Fleet(SharedService):
         capacity_memory: float = MEMORY,
         owner: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(f"EC2 fleet of {region}")
         self.region = region
         self.endpoint_url = endpoint_url
         self.rentals: dict[str, Rental] = {}
@@ -82,8 +83,6 @@ class Fleet(SharedService):
         self._capacity_memory = capacity_memory
         self._owner = owner
         self.launching: set[str] = set()
-        self._events = SubscriptionPoint(f"EC2 fleet of {region}")
-        self._followed: dict[str, Listener] = {}
         self.background = Background()
         self._settled: defer.Deferred[None] | None = None
         self.closed = False
@@ -111,7 +110,9 @@ class Fleet(SharedService):
         self._endings = Endings(self, self._attacher)
         # Begun now, so that no start has to wait for it.
         self._hostname = in_thread(reactor, socket.getfqdn)
-        self._leftovers = Leftovers(self.client, reactor, self.owner, self._owned, self._end_leftover)
+        self._leftovers = Leftovers(
+            self.client, reactor, self.owner, self._owned, self._end_leftover, self._other_masters
+        )
         self._leftovers.start()
         return super().startService()
 
@@ -123,6 +124,11 @@ class Fleet(SharedService):
     def _owned(self) -> set[str]:
         """The ids of all instances that this master has, and the launch tags of its launches, in whatever fleet."""
         return {one for fleet in fleets(self.master.namedServices) for one in (*fleet.rentals, *fleet.launching)}
+
+    @defer.inlineCallbacks
+    def _other_masters(self) -> Generator[Any, Any, Others]:
+        masters = yield Masters.getService(self.master)
+        return (yield masters.others(self.owner))
 
     def _end_leftover(self, instance: Instance) -> None:
         worker = instance.tags.get(WORKER_TAG, "")
@@ -167,33 +173,6 @@ class Fleet(SharedService):
             if not self.background:
                 return
             yield self.background.wait()
-
-    def subscribe(self, listener: Listener) -> Subscription:
-        """Call *listener* with each :class:`~buildbot_ec2ud.fleet.rental.FleetEvent` from now on."""
-        return self._events.subscribe(listener)
-
-    def follow(self, launch_id: str, listener: Listener) -> None:
-        """Call *listener* with each event of one launch and its instance, until EC2 has confirmed its end."""
-        self._followed[launch_id] = listener
-
-    def unfollow(self, launch_id: str) -> None:
-        """Nobody wants to hear of a launch any more."""
-        self._followed.pop(launch_id, None)
-
-    def tell(
-        self, kind: str, worker: str, instance_id: str | None = None, text: str = "", launch_id: str | None = None
-    ) -> None:
-        """Log an event, and tell those who listen of it; see :class:`~buildbot_ec2ud.fleet.rental.FleetEvent`."""
-        log.msg(f"EC2 {kind}: worker {worker} {instance_id or ''} {text}".rstrip())
-        event = FleetEvent(kind, worker, instance_id, text, launch_id)
-        self._events.deliver(event)
-        if (follower := self._followed.get(launch_id or "")) is not None:
-            try:
-                follower(event)
-            except Exception:
-                log.err(None, f"while telling of {kind} of worker {worker}")
-        if kind == "terminated" and launch_id is not None:
-            self.unfollow(launch_id)
 
     def hostname(self) -> defer.Deferred[str]:
         """This machine's fully qualified name; looked up once, when the service starts."""
@@ -266,10 +245,6 @@ class Fleet(SharedService):
             rental.trouble = error
             self.tell_of(rental, "trouble", str(error))
 
-    def tell_of(self, rental: Rental, kind: str, text: str = "") -> None:
-        """Log an event of an instance, and tell those who listen of it."""
-        self.tell(kind, rental.worker, rental.instance_id, text, rental.launch_id)
-
     # Ending
 
     def terminate(self, rental: Rental) -> defer.Deferred[None]:
@@ -296,8 +271,7 @@ class Fleet(SharedService):
         self.rentals.pop(rental.instance_id, None)
         rental.fleet = other
         other.rentals[rental.instance_id] = rental
-        if rental.launch_id in self._followed:
-            other.follow(rental.launch_id, self._followed.pop(rental.launch_id))
+        self.hand_over_listener(rental.launch_id, other)
         other.watcher.watch(rental, other._changed, other._endings.absent)
 
     def gone(self, rental: Rental) -> None:

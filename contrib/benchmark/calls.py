@@ -25,6 +25,8 @@ from botocore.loaders import create_loader
 from botocore.model import ServiceModel
 from botocore.parsers import create_parser
 from buildbot.util.service import MasterService
+from children import child
+from stalls import Stalls
 from twisted.internet import defer, reactor, task
 
 from buildbot_ec2ud.ec2.client import EC2Client
@@ -33,7 +35,8 @@ from buildbot_ec2ud.ec2.parser import Parser
 from buildbot_ec2ud.ec2.query import QueryFactory
 from buildbot_ec2ud.ec2.transport import Transport
 from buildbot_ec2ud.embedded import EmbeddedEC2, Faults
-from buildbot_ec2ud.fleet.offer import Offer
+from buildbot_ec2ud.fleet.masters import NOBODY, Masters
+from buildbot_ec2ud.fleet.offer import MASTER_TAG, Offer
 from buildbot_ec2ud.fleet.region import Fleet
 from buildbot_ec2ud.fleet.rental import Rental
 from buildbot_ec2ud.fleet.watcher import Watcher
@@ -42,8 +45,6 @@ RUNS = 7
 KEYS = {"aws_access_key_id": "benchmark", "aws_secret_access_key": "benchmark", "region_name": "us-east-1"}
 WATCHED, WATCH_SECONDS = 1000, 20
 LAUNCHES, BURST, PER_SECOND = 40, 5, 2
-#: Between two ticks of the clock that looks for stalls.
-TICK = 0.001
 
 
 def line(what: str, figure: str, beside: str = "", ratio: str = "") -> None:
@@ -92,25 +93,6 @@ def parsing() -> None:
         compare(f"parse {count} instances ({len(body) // 1024} KiB)", *in_turn(ours, theirs))
 
 
-class Stalls:
-    """Watches how long the reactor does nothing else."""
-
-    def __init__(self) -> None:
-        self.longest = 0.0
-        self._last = time.perf_counter()
-        self._loop = task.LoopingCall(self._tick)
-        self._loop.start(TICK)
-
-    def _tick(self) -> None:
-        now = time.perf_counter()
-        self.longest = max(self.longest, now - self._last - TICK)
-        self._last = now
-
-    def stop(self) -> str:
-        self._loop.stop()
-        return f"{self.longest * 1000:.1f} ms"
-
-
 def client(url: str) -> tuple[EC2Client, Transport]:
     transport = Transport(reactor)
     creds = AWSCredentials("benchmark", "benchmark", reactor=reactor)
@@ -152,15 +134,15 @@ def watching(url: str) -> Any:
 
     ours.describe_instances = counted
     watcher = Watcher(ours, reactor)
-    (instance,) = yield ours.run_instances({"ImageId": "ami-1", "MinCount": 1, "MaxCount": 1})
-    for number in range(WATCHED):
-        rental = Rental(None, "w", instance)
-        instance = type(instance)(f"i-{number:017x}", "pending")
-        rental.instance = instance
-        watcher.watch(rental, lambda rental: None, lambda rental: None)
+    tags = [{"Key": MASTER_TAG, "Value": "master.example.org:/farm"}]
+    parameters = {"ImageId": "ami-1", "InstanceType": "c7i.large", "MinCount": 1, "MaxCount": 1}
+    parameters["TagSpecifications"] = [{"ResourceType": "instance", "Tags": tags}]
+    launched = yield defer.gatherResults([ours.run_instances(parameters) for _ in range(WATCHED)])
+    for (instance,) in launched:
+        watcher.watch(Rental(None, "w", instance), lambda rental: None, lambda rental: None)
     stalls, cpu = Stalls(), time.process_time()
     yield task.deferLater(reactor, WATCH_SECONDS)
-    line(f"longest stall while {WATCHED} instances are watched", stalls.stop())
+    line(f"longest stall while {WATCHED} instances are watched", f"{stalls.stop() * 1000:.1f} ms")
     line(f"  in {WATCH_SECONDS} s: {described} DescribeInstances; CPU", f"{time.process_time() - cpu:.2f} s")
     watcher.stop()
     yield transport.close()
@@ -197,6 +179,7 @@ def model() -> None:
 def throttled() -> Any:
     ec2 = EmbeddedEC2(faults=Faults(throttle=True))
     ec2.start()
+    Masters.others = lambda *_: defer.succeed(NOBODY)  # there is no database
     master = MasterService()
     master.reactor = reactor
     master.name = "benchmark"
@@ -224,9 +207,9 @@ def main(_: Any) -> Any:
     line("", "buildbot-ec2ud", "botocore", "ratio")
     parsing()
     model()
-    with standin.server() as url:
-        yield sending(url)
-        yield watching(url)
+    with child("ec2.py", {"latency": 0.0}) as (ec2, _):
+        yield sending(ec2["url"])
+        yield watching(ec2["url"])
     yield throttled()
 
 

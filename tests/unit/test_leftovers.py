@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
-from twisted.internet import task
+from twisted.internet import defer, task
 from twisted.trial.unittest import SynchronousTestCase
 
 from buildbot_ec2ud.ec2.errors import NoAnswer, NotConnected
 from buildbot_ec2ud.ec2.parser import Instance
 from buildbot_ec2ud.fleet.background import LONGEST_PAUSE
-from buildbot_ec2ud.fleet.leftovers import INTERVAL, LEFT, Leftovers, tagged
+from buildbot_ec2ud.fleet.leftovers import INTERVAL, LAST_LAUNCH, LEFT, Leftovers, tagged
+from buildbot_ec2ud.fleet.masters import Others
 from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, MASTER_TAG, WORKER_TAG
 from buildbot_ec2ud.fleet.watcher import ABSENT_LIMIT
 from tests.unit.fleets import FleetTestCase, SilentEC2, growing, instance, logged, refusal
@@ -255,6 +257,202 @@ class Twice(LeftoversTestCase):
         self.owned.clear()
         self.assertEqual(self.later(tagged_instance()), [])
         self.assertEqual(self.later(tagged_instance()), ["i-1"])
+
+
+class OfDeadMasters(LeftoversTestCase):
+    """What the masters have left that share our database and are dead."""
+
+    DEAD = "host:/dead"
+    #: When it was last active: ten minutes after :func:`tagged_instance` has its instances launched.
+    SINCE = datetime.datetime.fromisoformat("2026-05-01T10:10:00Z").timestamp()
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.dead = {self.DEAD: self.SINCE}
+        self.rivals: tuple[str, ...] = ()
+        self.asked = 0
+        self.leftovers = Leftovers(self.ec2, self.clock, MASTER, lambda: self.owned, self.end, self.others)
+
+    def others(self) -> defer.Deferred[Others]:
+        self.asked += 1
+        return defer.succeed(Others(dict(self.dead), self.rivals))
+
+    def of_dead(self, instance_id: str = "i-1", minutes: float = -10, owner: str = DEAD, **more: Any) -> Instance:
+        """An instance of a dead master, launched so long after that was last active."""
+        found = tagged_instance(instance_id, master=owner, **more)
+        launched = datetime.datetime.fromtimestamp(self.SINCE + 60 * minutes, datetime.UTC)
+        found.launch_time = launched.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        return found
+
+    def first(self, *found: Instance) -> list[str]:
+        self.leftovers.start()
+        return self.answer(*found)
+
+    def test_asks(self) -> None:
+        """One listing, of all; who is dead is asked again only if there is something to end."""
+        self.dead["host:/b*"] = self.SINCE
+        self.leftovers.start()
+        (call,) = self.ec2.made("describe")
+        owners = call.args[0][f"tag:{MASTER_TAG}"]
+        self.assertEqual(owners, ["host:/b?", self.DEAD, MASTER])
+        self.owned.add("i-1")
+        self.answer(tagged_instance(), tagged_instance("i-2", master="host:/bx"))
+        self.assertEqual(self.asked, 1)
+        self.later(self.of_dead("i-3"))
+        self.assertEqual(self.asked, 3)
+
+    def test_found_twice(self) -> None:
+        """Not at the first look: it may be at our start, and the other one's, that we look. Own ones are not waited for."""
+        self.assertEqual(self.first(self.of_dead(), tagged_instance("i-own")), ["i-own"])
+        self.assertEqual(self.later(self.of_dead(), self.of_dead("i-2")), ["i-1"])
+        self.assertEqual(self.later(self.of_dead(), self.of_dead("i-2")), ["i-2"])
+        self.assertEqual(self.later(self.of_dead(), self.of_dead("i-2")), [])
+        self.assertEqual(
+            [text for text in self.texts if "i-1" in text],
+            [
+                "EC2 leftover: ending i-1 of worker worker of i-1, running, launched 2026-05-01T10:00:00.000Z: "
+                "its master host:/dead is dead, since 2026-05-01T10:10:00+00:00"
+            ],
+        )
+
+    def test_owned(self) -> None:
+        """One that another fleet ends already is left to that."""
+        self.owned |= {"i-1", "launch-2"}
+        found = self.of_dead("i-1"), self.of_dead("i-2", launch="launch-2")
+        self.first(*found)
+        self.assertEqual(self.later(*found), [])
+
+    def test_not_in_a_row(self) -> None:
+        self.first(self.of_dead())
+        self.later()
+        self.assertEqual(self.later(self.of_dead()), [])
+        self.assertEqual(self.later(self.of_dead()), ["i-1"])
+
+    def test_failed_look(self) -> None:
+        """It neither confirms nor clears."""
+        self.first(self.of_dead())
+        self.clock.advance(INTERVAL)
+        self.ec2.last("describe").fail(NoAnswer("a bad day"))
+        self.assertEqual(self.later(self.of_dead()), ["i-1"])
+
+    def test_alive(self) -> None:
+        """What masters have that are not known to be dead is not touched, whatever EC2 lists."""
+        found = [self.of_dead(owner=owner) for owner in (f"{self.DEAD}2", self.DEAD[:-1], self.DEAD.upper())]
+        self.first(*found)
+        for _ in range(3):
+            self.assertEqual(self.later(*found), [])
+
+    def test_launched_since(self) -> None:
+        """It lives, with another database: nothing of it is ended, however old, and that is said once. Of others it is."""
+        self.dead["host:/other"] = self.SINCE
+        old, young = self.of_dead("i-old"), self.of_dead("i-young", minutes=LAST_LAUNCH / 60 + 1)
+        other = self.of_dead("i-other", owner="host:/other")
+        self.first(old, young, other)
+        self.assertEqual(self.later(old, young, other), ["i-other"])
+        for _ in range(3):
+            self.assertEqual(self.later(old, young), [])
+        self.assertEqual(len([text for text in self.texts if "leaving the instances of host:/dead" in text]), 1)
+        self.assertEqual(self.later(old), [])  # that the young one is gone has to be seen twice, too
+        self.assertEqual(self.later(old), ["i-old"])
+
+    def test_launched_last(self) -> None:
+        """What it has launched between its last heart-beat and its death is its own."""
+        last = self.of_dead(minutes=LAST_LAUNCH / 60)
+        self.first(last)
+        self.assertEqual(self.later(last), ["i-1"])
+
+    def test_unknown_launch_time(self) -> None:
+        for launch_time in (None, "", "yesterday"):
+            found = self.of_dead()
+            found.launch_time = launch_time
+            self.leftovers.stop()
+            self.first(found)
+            self.assertEqual(self.later(found), [])
+
+    def test_comes_back(self) -> None:
+        """While EC2's answer is on its way, or between two looks."""
+        self.first(self.of_dead())
+        self.clock.advance(INTERVAL)
+        self.dead.clear()
+        self.assertEqual(self.answer(self.of_dead()), [])
+        self.assertEqual(self.later(self.of_dead()), [])
+        # It dies again.
+        self.dead[self.DEAD] = self.SINCE + 60
+        self.assertEqual(self.later(self.of_dead()), [])
+        self.dead[self.DEAD] = self.SINCE + 120  # and was back in between
+        self.assertEqual(self.later(self.of_dead()), [])
+        self.assertEqual(self.later(self.of_dead()), ["i-1"])
+
+    def test_dies_meanwhile(self) -> None:
+        """Who is dead only since EC2 was asked was not asked for."""
+        self.dead["host:/other"] = self.SINCE
+        self.leftovers.start()
+        self.dead["host:/new"] = self.SINCE
+        self.answer(self.of_dead(), self.of_dead("i-2", owner="host:/new"))
+        self.assertEqual(self.later(self.of_dead("i-2", owner="host:/new")), [])
+        self.assertEqual(self.later(self.of_dead("i-2", owner="host:/new")), ["i-2"])
+
+    def test_rivals(self) -> None:
+        """While another active master has our own identity, nothing is looked for; then it is as at the start."""
+        self.rivals = ("host:/b", "host:/c")
+        self.leftovers.start()
+        self.pump(3 * INTERVAL)
+        self.assertEqual(self.ec2.calls, [])
+        self.assertEqual(
+            self.texts,
+            [
+                "cannot look for leftovers on EC2, will go on trying: the identity 'master.example.org:/farm' is also that "
+                "of host:/b, host:/c, which Buildbot calls active; give each master an owner of its own"
+            ],
+        )
+        self.rivals = ()
+        self.pump(LONGEST_PAUSE)
+        self.assertEqual(self.answer(tagged_instance()), ["i-1"])
+
+    def test_rivals_later(self) -> None:
+        self.first()
+        self.later(tagged_instance())
+        looks = self.looks()
+        self.rivals = ("host:/b",)
+        self.clock.advance(INTERVAL)
+        self.assertEqual((self.looks(), self.ended), (looks, []))
+
+    def test_rival_meanwhile(self) -> None:
+        """One that comes while EC2's answer is on its way."""
+        self.leftovers.start()
+        self.rivals = ("host:/b",)
+        self.assertEqual(self.answer(tagged_instance(), self.of_dead("i-2")), [])
+
+    def pump(self, seconds: float) -> None:
+        self.clock.pump([1.0] * int(seconds))
+
+    def test_trouble_with_the_database(self) -> None:
+        """It is logged, nothing is ended, and there is a next look."""
+        others, self.others_fail = self.others, True
+
+        def sometimes() -> Any:
+            return defer.fail(ZeroDivisionError("no database")) if self.others_fail else others()
+
+        self.leftovers = Leftovers(self.ec2, self.clock, MASTER, lambda: self.owned, self.end, sometimes)
+        self.leftovers.start()
+        self.assertEqual((len(self.flushLoggedErrors(ZeroDivisionError)), self.looks()), (1, 0))
+        self.others_fail = False
+        self.clock.advance(1)
+        self.assertEqual(self.answer(tagged_instance(), self.of_dead("i-2")), ["i-1"])
+
+    def test_stopped(self) -> None:
+        """While the database is asked."""
+        waiting: list[defer.Deferred[Others]] = []
+
+        def others() -> defer.Deferred[Others]:
+            waiting.append(defer.Deferred())
+            return waiting[-1]
+
+        self.leftovers = Leftovers(self.ec2, self.clock, MASTER, lambda: self.owned, self.end, others)
+        self.leftovers.start()
+        self.leftovers.stop()
+        self.clock.advance(2 * INTERVAL)
+        self.assertEqual((len(waiting), waiting[0].called, self.ec2.calls), (1, True, []))
 
 
 class BadDays(LeftoversTestCase):

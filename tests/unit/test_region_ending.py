@@ -72,7 +72,9 @@ class OtherKeys(FleetTestCase):
         self.ended = self.fleet.terminate(self.rental)
 
     def test_handed_over(self):
-        """The fleet with the other keys ends the instance, and watches it until its end."""
+        """The fleet with the other keys ends the instance, and watches it until its end; who follows it is told."""
+        followed: list[Any] = []
+        self.fleet.follow("launch-1", followed.append)
         other = self.get_fleet("us-east-1", ENDPOINT, "OTHER", "other")
         elsewhere = self.get_fleet("us-west-2", ENDPOINT, "OTHER", "other")
         self.ec2.last("terminate").fail(refusal("AuthFailure"))
@@ -84,6 +86,7 @@ class OtherKeys(FleetTestCase):
         self.pump(1)
         self.ec2.last("look").answer(instance("i-1", "terminated"))
         self.assertEqual((other.rentals, self.rental.ended, self.clock.getDelayedCalls()), ({}, True, []))
+        self.assertEqual([event.kind for event in followed], ["terminated"])
 
     def test_nobody_can(self):
         """Where no other fleet can, this one goes on trying."""
