@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -37,23 +38,35 @@ class Configured:
     :param directory: path of the directory.
     :raises Unusable: it cannot be loaded, or has no workers of ours.
     :ivar workers: the ``EC2UserDataLatentWorker`` in it.
+    :ivar master: Buildbot's master, which is not started, with its configuration.
     """
 
     def __init__(self, directory: str) -> None:
         if not os.path.isdir(directory):
             raise Unusable(f"{directory}: no such directory")
         # A relocatable master has the path that the operating system gives, without symbolic links, in its name.
-        master = _master(os.path.realpath(directory))
+        self.master = master = _master(os.path.realpath(directory))
         try:
             self._config: MasterConfig = master.config_loader.loadConfig()
         except ConfigErrors as error:
             raise Unusable("\n".join(["Configuration Errors:", *(f"  {line}" for line in error.errors)])) from None
+        master.config = self._config
         self._name = master.name
         self.workers = [worker for worker in self._config.workers if isinstance(worker, EC2UserDataLatentWorker)]
         if not self.workers:
             raise Unusable(
                 f"{directory}: there is no EC2UserDataLatentWorker in its configuration, which would tell where to look"
             )
+
+    def select(self, names: Sequence[str]) -> list[EC2UserDataLatentWorker]:
+        """The workers with these names; all of them where no name is given.
+
+        :raises Unusable: there is none of some name.
+        """
+        known = {worker.name: worker for worker in self.workers}
+        if wrong := [name for name in names if name not in known]:
+            raise Unusable("\n".join(_unknown(name, list(known)) for name in wrong))
+        return [known[name] for name in dict.fromkeys(names or known)]
 
     def owner(self, worker: EC2UserDataLatentWorker) -> str:
         """The identity that the master has on the instances of *worker*."""
@@ -72,21 +85,44 @@ class Configured:
         :return: fires with the accounts, each with the identities that the master has on its instances; and with a line for
             each worker whose account cannot be found.
         """
+        found, troubles = yield self.account_of_each(self.workers, reactor)
+        accounts: dict[Any, tuple[Account, set[str]]] = {}
+        for worker, account in found:
+            accounts.setdefault(account.key, (account, set()))[1].add(self.owner(worker))
+        return list(accounts.values()), [f"worker {worker.name}: {text}" for worker, text in troubles]
+
+    @defer.inlineCallbacks
+    def account_of_each(
+        self, workers: Sequence[EC2UserDataLatentWorker], reactor: Any
+    ) -> Generator[Any, Any, tuple[list[_Found], list[_Trouble]]]:
+        """Find the account of each of *workers*.
+
+        :param reactor: the clock.
+        :return: fires with the workers and their accounts; and with those whose account cannot be found, and why.
+        """
         secrets = _Secrets(self._config, reactor)
         finding = [
             Account.of(worker.settings, secrets.render, reactor).addTimeout(SECRETS_TIMEOUT, reactor)
-            for worker in self.workers
+            for worker in workers
         ]
-        found = yield defer.DeferredList(finding, consumeErrors=True)
+        answers = yield defer.DeferredList(finding, consumeErrors=True)
         yield secrets.stop()
-        accounts: dict[Any, tuple[Account, set[str]]] = {}
-        troubles = []
-        for worker, (succeeded, result) in zip(self.workers, found, strict=True):
+        found, troubles = [], []
+        for worker, (succeeded, result) in zip(workers, answers, strict=True):
             if succeeded:
-                accounts.setdefault(result.key, (result, set()))[1].add(self.owner(worker))
+                found.append((worker, result))
             else:  # whatever a provider, or a renderable of the configuration, raises
-                troubles.append(f"worker {worker.name}: cannot get its AWS credentials: {_describe(result.value)}")
-        return list(accounts.values()), troubles
+                troubles.append((worker, f"cannot get its AWS credentials: {_describe(result.value)}"))
+        return found, troubles
+
+
+_Found = tuple[EC2UserDataLatentWorker, Account]
+_Trouble = tuple[EC2UserDataLatentWorker, str]
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"there is no EC2UserDataLatentWorker {name!r}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _describe(error: BaseException) -> str:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
-import os
 import sys
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
 from twisted.internet import defer, task
 
+from buildbot_ec2ud import commands
 from buildbot_ec2ud.account import Account
 from buildbot_ec2ud.configured import Configured, Unusable, running_pid
 from buildbot_ec2ud.ec2 import endpoints
 from buildbot_ec2ud.ec2.client import EC2Client
-from buildbot_ec2ud.ec2.credentials import AWSCredentials
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
 from buildbot_ec2ud.ec2.parser import Instance
-from buildbot_ec2ud.ec2.query import QueryFactory
 from buildbot_ec2ud.ec2.transport import Transport
 from buildbot_ec2ud.fleet.background import pauses
 from buildbot_ec2ud.fleet.leftovers import LEFT, tagged
@@ -30,8 +27,6 @@ from buildbot_ec2ud.fleet.watcher import Watcher
 
 #: Exit statuses: nothing is left, or all is as it was wished; something went wrong; there is something to reap.
 DONE, TROUBLE, TO_REAP = 0, 1, 3
-#: The exit status of what was interrupted, as of a shell's.
-INTERRUPTED = 130
 
 _ALIVE = (*LEFT, "shutting-down")
 #: What EC2 will refuse another time, too.
@@ -51,9 +46,7 @@ class _Place:
         self.account = account
         self.owners = owners
         self._reactor = reactor
-        credentials = AWSCredentials(account.access_key, account.secret_key, source=account.source, reactor=reactor)
-        queries = QueryFactory(account.region, reactor, transport.agent)
-        self.client = EC2Client(credentials, account.endpoint_url, queries)
+        self.client = commands.client_of(EC2Client, account, transport, reactor)
         self._terminator = Terminator(self.client, reactor)
         self._watcher = Watcher(self.client, reactor)
 
@@ -276,20 +269,4 @@ def run(directory: str, command: Callable[[Instances], defer.Deferred[int]]) -> 
     :param command: what to do.
     :return: the exit status.
     """
-    directory = os.path.abspath(directory)
-    status = INTERRUPTED
-
-    @defer.inlineCallbacks
-    def main(reactor: Any) -> Generator[Any, Any, None]:
-        nonlocal status
-        status = yield command(Instances(reactor, directory))
-
-    there = contextlib.chdir(directory) if os.path.isdir(directory) else contextlib.nullcontext()
-    try:
-        with there:
-            task.react(main)
-    except SystemExit as end:
-        return end.code or status  # 0 from react also when a signal has stopped the reactor
-    except KeyboardInterrupt:  # while the configuration was loaded
-        pass
-    return status
+    return commands.run(directory, lambda reactor, path: command(Instances(reactor, path)))

@@ -22,8 +22,10 @@ _T = TypeVar("_T")
 
 #: Prices asked for in one page: EC2 takes up to 1000.
 PRICES_PAGE = 500
-#: Instances asked for in one page. EC2 takes 5 to 1000; the reactor does nothing else while a page is parsed.
-PAGE = 100
+#: Instances asked for in one page. EC2 takes 5 to 1000.
+PAGE = 1000
+#: Values that EC2 takes for one filter (EC2 user guide, "Filtering").
+FILTER_VALUES = 200
 #: Images asked for in one page. EC2 takes up to 1000; to parse 200 takes 3 ms, or 12 where each has two dozen devices.
 IMAGES_PAGE = 200
 
@@ -74,9 +76,12 @@ class EC2Client(client.EC2Client):
 
     @defer.inlineCallbacks
     def _pages(
-        self, action: str, parameters: Mapping[str, Any], parse: Callable[[bytes], tuple[list[_T], str | None]]
+        self, action: str, parameters: Mapping[str, Any], parse: Callable[[bytes], Any]
     ) -> Generator[Any, Any, list[_T]]:
-        """Get all pages of a listing, one after the other. A page may be empty, and others follow."""
+        """Get all pages of a listing, one after the other. A page may be empty, and others follow.
+
+        :param parse: makes a list and the token of the next page of a body, or a Deferred of them.
+        """
         found: list[_T] = []
         while True:
             items, next_token = yield self._call(action, parameters, parse)
@@ -98,7 +103,10 @@ class EC2Client(client.EC2Client):
         if instance_ids:
             wanted["instance-id"] = list(instance_ids)
         parameters = {"Filters": _filters(wanted), "MaxResults": PAGE}
-        return self._pages("DescribeInstances", parameters, self.parser.describe_instances_page)
+        return self._pages("DescribeInstances", parameters, self._parse_instances)
+
+    def _parse_instances(self, body: bytes) -> defer.Deferred[tuple[list[Instance], str | None]]:
+        return self.parser.describe_instances_long_page(body, self.query_factory.reactor)
 
     def describe_images(
         self, *image_ids: str, owners: Sequence[str] = (), filters: Mapping[str, Sequence[str]] | None = None

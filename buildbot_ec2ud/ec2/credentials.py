@@ -74,6 +74,15 @@ class AWSCredentials(_TxAWSCredentials):
         origin = "from the AWS credential chain" if self._source is _chain else repr(self._source)
         return f"<{type(self).__name__} {self.access_key or origin}>"
 
+    @property
+    def origin(self) -> str:
+        """The access key in use and where it was found, in botocore's words; empty while it has not been found."""
+        if self._fixed is not None:
+            return f"access key {self.access_key}, from the configuration"
+        if self._last is None:
+            return ""
+        return f"access key {self._last.found.access_key}, from {self._last.source.method}"
+
     def resolve(self) -> defer.Deferred[ReadOnlyCredentials]:
         """Give credentials that are valid now.
 

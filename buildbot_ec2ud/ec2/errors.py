@@ -85,6 +85,11 @@ _CLASS_OF_END = {
 #: ``InvalidAMIID.NotFound``, ``InvalidParameterValue`` and the two hundred like them.
 _CONFIGURATION_PREFIXES = ("Invalid",)
 
+#: What EC2 answers to a dry run of a call that it would have done.
+DRY_RUN_SUCCEEDED = "DryRunOperation"
+#: What EC2 answers to a call that the account's policies do not allow.
+NOT_ALLOWED = ("UnauthorizedOperation", "AccessDenied")
+
 _ENCODED_AUTHORIZATION = re.compile(r"\s*Encoded authorization failure message:\s*(\S+)")
 
 

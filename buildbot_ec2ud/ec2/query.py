@@ -83,7 +83,8 @@ class Query(BaseQuery):
     Takes the place of txAWS's ``Query``; the client makes one by calling a :class:`QueryFactory`.
 
     :ivar call: how whoever makes the call sees it.
-    :ivar parse: what is made of the body of an answer; an answer that it refuses with an ``EC2CallError`` is none.
+    :ivar parse: what is made of the body of an answer, or a Deferred of it; an answer that it refuses with an
+        ``EC2CallError`` is none.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Query(BaseQuery):
         cancelled = False
         try:
             answer = yield self._factory.sender.send(self.action, self.endpoint.get_uri(), body, self._used)
-            return self.parse(answer)
+            return (yield self.parse(answer))
         except EC2CallError as caught:
             error = caught
             raise

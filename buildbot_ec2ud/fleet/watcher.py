@@ -9,9 +9,11 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python import log
 
-from buildbot_ec2ud.ec2.client import PAGE, EC2Client
+from buildbot_ec2ud.ec2.client import FILTER_VALUES, EC2Client
 from buildbot_ec2ud.ec2.errors import EC2CallError
 from buildbot_ec2ud.ec2.parser import Instance
+from buildbot_ec2ud.fleet.leftovers import tagged
+from buildbot_ec2ud.fleet.offer import MASTER_TAG
 from buildbot_ec2ud.fleet.rental import Rental
 
 #: Seconds from a launch or a terminate call to the first look.
@@ -27,6 +29,8 @@ STEADY_INTERVAL = 60.0
 ABSENT_LIMIT = 300.0
 
 _CHANGING = ("pending", "shutting-down", "stopping")
+#: In which states the instances of a large fleet are listed: those that have ended stay listed for an hour, and are many.
+_LISTINGS = (("pending", "running", "shutting-down", "stopping", "stopped"), ("terminated",))
 
 
 class Watcher:
@@ -103,16 +107,43 @@ class Watcher:
 
     @defer.inlineCallbacks
     def _look_at_all(self) -> Generator[Any, Any, None]:
-        ids = list(self._watched)
-        for start in range(0, len(ids), PAGE):
-            asked = ids[start : start + PAGE]
-            try:
-                found = yield self._client.describe_instances(*asked)
-            except (EC2CallError, defer.CancelledError) as error:
-                self._report_trouble(str(error))
-                return
-            self._compare(asked, {instance.instance_id: instance for instance in found})
+        asked = list(self._watched)
+        try:
+            found = yield self._describe(asked)
+        except (EC2CallError, defer.CancelledError) as error:
+            self._report_trouble(str(error))
+            return
+        self._compare(asked, found)
         self._report_trouble("")
+
+    @defer.inlineCallbacks
+    def _describe(self, ids: list[str]) -> Generator[Any, Any, dict[str, Instance]]:
+        """Describe the instances with these ids, in as few calls as EC2 lets one.
+
+        A call takes :data:`~buildbot_ec2ud.ec2.client.FILTER_VALUES` ids. Where there are more, those of our masters' tags
+        are listed, 1,000 to a page; what is missing there has ended, or is too new: it is asked for after that.
+
+        :return: fires with those that EC2 lists, by id.
+        """
+        found: dict[str, Instance] = {}
+        missing = ids
+        for states in _LISTINGS:
+            if len(missing) <= FILTER_VALUES:
+                break
+            if owners := self._owners(missing):
+                listed = yield tagged(self._client, owners, states)
+                found.update((instance.instance_id, instance) for instance in listed)
+                missing = [instance_id for instance_id in missing if instance_id not in found]
+        for start in range(0, len(missing), FILTER_VALUES):
+            listed = yield self._client.describe_instances(*missing[start : start + FILTER_VALUES])
+            found.update((instance.instance_id, instance) for instance in listed)
+        return found
+
+    def _owners(self, ids: list[str]) -> set[str]:
+        """The identities that masters have on these instances: one, as a rule."""
+        rentals = (self._watched[instance_id][0] for instance_id in ids if instance_id in self._watched)
+        owners = (rental.instance.tags.get(MASTER_TAG) for rental in rentals)
+        return set(filter(None, owners))
 
     def _compare(self, asked: list[str], found: dict[str, Instance]) -> None:
         now = self._clock.seconds()

@@ -88,7 +88,7 @@ class WireTests(QueryTestCase):
         yield self.same_as_boto3(
             NONE,
             lambda client: client.describe_instances(filters=FILTERS),
-            lambda client: client.describe_instances(Filters=filters, MaxResults=100),
+            lambda client: client.describe_instances(Filters=filters, MaxResults=1000),
         )
 
     @defer.inlineCallbacks

@@ -8,6 +8,7 @@ from twisted.internet import task
 from twisted.trial.unittest import SynchronousTestCase
 
 from buildbot_ec2ud.ec2.errors import NoAnswer, NotConnected
+from buildbot_ec2ud.fleet.offer import MASTER_TAG
 from buildbot_ec2ud.fleet.rental import Rental
 from buildbot_ec2ud.fleet.watcher import (
     ABSENT_LIMIT,
@@ -32,6 +33,13 @@ class WatcherTestCase(SynchronousTestCase):
         rental = Rental(None, "w", instance(instance_id, state))
         self.watcher.watch(rental, changed or self.note, self.absent.append)
         return rental
+
+    def watch_many(self, count: int, owner: str | None = "master") -> list[str]:
+        """Watch instances, all of them with the tag of *owner* if there is one."""
+        ids = [f"i-{number}" for number in range(count)]
+        for instance_id in ids:
+            self.watch(instance_id).instance.tags = {MASTER_TAG: owner} if owner else {}
+        return ids
 
     def note(self, rental: Rental) -> None:
         self.changes.append((rental.instance_id, rental.state))
@@ -126,18 +134,11 @@ class WhomItAsksFor(WatcherTestCase):
             self.watch(f"i-{number}")
         self.assertEqual(self.look().args, ("i-0", "i-1", "i-2"))
 
-    def test_at_most_100_in_a_call(self):
-        ids = [f"i-{number}" for number in range(201)]
-        for instance_id in ids:
-            self.watch(instance_id)
-        self.look()
-        asked = []
-        for position in range(3):
-            self.assertEqual(len(self.ec2.calls), position + 1)
-            asked.append(self.ec2.calls[-1].args)
-            self.ec2.calls[-1].answer(*(instance(i, "running") for i in asked[-1]))
-        self.assertEqual([len(some) for some in asked], [100, 100, 1])
-        self.assertEqual([i for some in asked for i in some], ids)
+    def test_one_call_for_200(self):
+        """As many ids as a filter takes are one call."""
+        ids = self.watch_many(200)
+        self.look().answer(*(instance(i, "running") for i in ids))
+        self.assertEqual((len(self.ec2.calls), self.ec2.calls[0].args), (1, tuple(ids)))
         self.assertEqual(self.changes, [(i, "running") for i in ids])
 
     def test_added_during_a_look(self):
@@ -186,6 +187,98 @@ class WhomItAsksFor(WatcherTestCase):
         self.assertEqual(self.changes, [("i-2", "running")])
         self.assertEqual([str(failure.value) for failure in self.flushLoggedErrors(RuntimeError)], ["oh no"])
         self.assertEqual(self.look().args, ("i-1", "i-2"))
+
+
+class ALargeFleet(WatcherTestCase):
+    """More instances than a filter takes ids: they are listed by their masters' tag."""
+
+    def answer(self, *found: Any) -> Any:
+        """Answer the last call, whose filters, or ids, are returned."""
+        call = self.ec2.calls[-1]
+        for one in found:
+            one.tags = {MASTER_TAG: "master"}
+        call.answer(*found)
+        return dict(call.args[0]) if call.action == "describe" else call.args
+
+    def instances(self, ids: Any, state: str = "running") -> list[Any]:
+        return [instance(instance_id, state) for instance_id in ids]
+
+    def test_one_call_while_all_live(self):
+        ids = self.watch_many(1000)
+        self.look()
+        asked = self.answer(*self.instances(ids))
+        self.assertEqual(asked[f"tag:{MASTER_TAG}"], ["master"])
+        self.assertNotIn("terminated", asked["instance-state-name"])
+        self.assertEqual((len(self.ec2.calls), self.changes), (1, [(i, "running") for i in ids]))
+
+    def test_a_second_call_for_those_that_are_missing(self):
+        """What the listing leaves out is asked for by its id: it may have ended, or be too new."""
+        ids = self.watch_many(1000)
+        self.look()
+        self.answer(*self.instances(ids[200:]))
+        self.assertEqual(self.answer(*self.instances(ids[:199], "terminated")), tuple(ids[:200]))
+        self.assertEqual(len(self.ec2.calls), 2)
+        ended = [i for i, state in self.changes if state == "terminated"]
+        self.assertEqual((ended, len(self.changes), self.absent), (ids[:199], 999, []))
+
+    def test_a_second_call_when_most_have_ended(self):
+        """When more are missing than a filter takes, those that have ended are listed, too."""
+        ids = self.watch_many(1000)
+        self.look()
+        self.answer(*self.instances(ids[:300]))
+        asked = self.answer(*self.instances(ids[300:], "terminated"))
+        self.assertEqual(asked["instance-state-name"], ["terminated"])
+        self.assertEqual((len(self.ec2.calls), len(self.changes)), (2, 1000))
+
+    def test_missing_in_all_listings(self):
+        """Those that no listing has are asked for by their ids, as many to a call as EC2 takes, and may be absent."""
+        ids = self.watch_many(450)
+        self.look()
+        self.answer()
+        self.answer()
+        self.assertEqual([len(self.answer()) for _ in range(3)], [200, 200, 50])
+        self.assertEqual((len(self.ec2.calls), self.changes, self.absent), (5, [], []))
+        self.assertEqual(len(ids), len(self.watcher._absent_since))
+
+    def test_without_tags(self):
+        """Instances whose tags are not known are asked for by their ids."""
+        self.watch_many(250, owner=None)
+        self.look()
+        self.assertEqual([len(self.answer()) for _ in range(2)], [200, 50])
+
+    def test_several_masters(self):
+        """The tags of all are asked for in one call."""
+        self.watch_many(250)
+        self.watcher._watched["i-7"][0].instance.tags = {MASTER_TAG: "another"}
+        self.look()
+        self.assertEqual(self.answer()[f"tag:{MASTER_TAG}"], ["another", "master"])
+
+    def test_others_of_the_master(self):
+        """What is listed and not watched is nobody's business here."""
+        ids = self.watch_many(201)
+        self.look()
+        self.answer(*self.instances([*ids, "i-other"]))
+        self.assertEqual((len(self.changes), len(self.ec2.calls)), (201, 1))
+
+    def test_trouble_in_the_second_call(self):
+        """A look that fails halfway says nothing of anybody."""
+        ids = self.watch_many(250)
+        self.look()
+        self.answer(*self.instances(ids[:100]))
+        self.ec2.calls[-1].fail(NoAnswer("a bad day"))
+        self.assertEqual((self.changes, self.watcher._absent_since), ([], {}))
+        self.look()
+        self.answer(*self.instances(ids))
+        self.assertEqual(len(self.changes), 250)
+
+    def test_forgotten_during_a_look(self):
+        self.watch_many(250)
+        self.look()
+        for rental, *_ in list(self.watcher._watched.values()):
+            self.watcher.forget(rental)
+        self.answer()
+        self.assertEqual([len(self.answer()) for _ in range(2)], [200, 50])
+        self.assertEqual((self.changes, self.clock.getDelayedCalls()), ([], []))
 
 
 class Absent(WatcherTestCase):
