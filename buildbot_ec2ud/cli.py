@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from buildbot_ec2ud import __version__, template
+from buildbot_ec2ud import __version__, template_files
 
 #: What is said where the demo's libraries are not installed.
 _MISSING = "{}; pip install 'buildbot-ec2ud[embedded]'"
@@ -27,26 +26,36 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _template(options: argparse.Namespace) -> int:
-    print(template.directory() / "master.cfg")
+    print(template_files.directory() / "master.cfg")
     return 0
 
 
 def _init(options: argparse.Namespace) -> int:
     """Make a master with its own copy of the template; what is there stays as it is."""
     directory = Path(options.directory)
-    done = template.create_master(directory)
+    if options.diff:
+        return _differences(directory)
+    done = template_files.create_master(directory, db_url=options.db)
     print(done.stdout, end="")
     if done.returncode != 0:
         return done.returncode
-    for name in template.FILES:
-        target = directory / name
-        if target.exists():
-            print(f"keeping {target}")
-        else:
-            shutil.copyfile(template.directory() / name, target)
-            print(f"creating {target}")
+    for line in template_files.copy(directory):
+        print(line)
     print(f"edit {directory / 'platforms.toml'} and {directory / 'settings.toml'}, then: buildbot start {directory}")
     return 0
+
+
+def _differences(directory: Path) -> int:
+    if not (directory / "buildbot.tac").is_file():
+        print(f"buildbot-ec2ud init: {directory} is not the directory of a master", file=sys.stderr)
+        return 1
+    try:
+        lines = list(template_files.differences(directory))
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"buildbot-ec2ud init: {error}", file=sys.stderr)
+        return 1
+    print("".join(lines), end="")
+    return 3 if lines else 0
 
 
 def _instances(options: argparse.Namespace) -> int:
@@ -59,6 +68,23 @@ def _reap(options: argparse.Namespace) -> int:
     from buildbot_ec2ud import instances
 
     return instances.run(options.directory, lambda found: found.reap(options.timeout, options.yes, options.force))
+
+
+def _userdata(options: argparse.Namespace) -> int:
+    from buildbot_ec2ud import commands, userdata_command
+
+    return commands.run(
+        options.directory,
+        lambda reactor, path: userdata_command.show(reactor, path, options.worker, options.json, options.raw),
+    )
+
+
+def _check(options: argparse.Namespace) -> int:
+    from buildbot_ec2ud import check, commands
+
+    return commands.run(
+        options.directory, lambda reactor, path: check.Check(reactor, path, options.workers).run(options.json)
+    )
 
 
 def _count(text: str) -> int:
@@ -133,14 +159,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(function=_demo)
 
-    init = commands.add_parser("init", help="make a master with its own copy of the template")
+    init = commands.add_parser(
+        "init",
+        help="make a master with its own copy of the template",
+        description=_INIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     init.add_argument("directory", metavar="DIR")
+    how = init.add_mutually_exclusive_group()
+    how.add_argument(
+        "--diff", action="store_true", help="change nothing, show what the packaged template has otherwise"
+    )
+    how.add_argument("--db", metavar="URL", help="the database, as db_url in settings.toml has to say then")
     init.set_defaults(function=_init)
 
-    path = commands.add_parser("template", help="print the path of the packaged master.cfg")
+    path = commands.add_parser(
+        "template",
+        help="print the path of the packaged master.cfg",
+        description=_TEMPLATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     path.set_defaults(function=_template)
+    _add_looks(commands)
     _add_instances(commands)
     return parser
+
+
+def _add_looks(commands: Any) -> None:
+    userdata = commands.add_parser(
+        "userdata",
+        help="show what an instance of a worker would get",
+        description=_USERDATA,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    userdata.add_argument("worker", metavar="WORKER", help="name of the worker")
+    userdata.add_argument("--directory", metavar="DIR", default=".", help="the master's directory (default: .)")
+    form = userdata.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print a JSON object")
+    form.add_argument("--raw", action="store_true", help="print the user-data only; problems go to stderr")
+    userdata.set_defaults(function=_userdata)
+
+    check = commands.add_parser(
+        "check",
+        help="ask AWS whether workers can be started",
+        description=_CHECK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("directory", metavar="DIR", nargs="?", default=".", help="the master's directory (default: .)")
+    check.add_argument("workers", metavar="WORKER", nargs="*", help="names of workers (default: all)")
+    check.add_argument("--json", action="store_true", help="print a JSON list of objects")
+    check.set_defaults(function=_check)
 
 
 def _add_instances(commands: Any) -> None:
@@ -175,6 +243,39 @@ Creates a Buildbot master from the packaged template, starts it together with
 an embedded EC2 whose instances really run their user-data, and prints a line
 for each thing that happens. Exit status with --once: 0 only if every build
 succeeded and no instance is left. Nothing stays behind."""
+
+_INIT = """\
+Makes a master in DIR, as 'buildbot create-master' does, with its own copy of
+the packaged template: master.cfg, settings.toml, platforms.toml, and the
+bootstrap scripts. What is there already stays as it is. After an upgrade,
+--diff shows what the packaged files have otherwise than the copy, as a unified
+diff: take from it what you want. Exit status: 0 if all is there now, or if
+there is no difference; 1 if something went wrong; 2 for a wrong command line;
+3 if there are differences."""
+
+_TEMPLATE = """\
+Prints the path of the packaged master.cfg, for
+buildbot create-master -r --config "$(buildbot-ec2ud template)" DIR
+Exit status: 0, or 2 for a wrong command line."""
+
+_USERDATA = """\
+Prints the user-data that an instance of WORKER would get, with its password
+masked; how it gets there, and its size; and what the shell itself, and
+ShellCheck where it is installed, find wrong with it. Values that only a build
+has are left open. The master need not run, and AWS is not asked. Exit status:
+0 if nothing is wrong, 1 if something is, or if the configuration cannot be
+loaded or has no such worker, 2 for a wrong command line."""
+
+_CHECK = """\
+Asks AWS whether the workers of the master in DIR can be started as they are
+configured: credentials, clock, image, subnets, security groups, instance types
+in their zones, key pair, launch template, volumes, Elastic IP address, and a
+dry run of each launch. Nothing is launched or changed. Each line says what was
+found and, of a problem, what to do; workers that share something share its
+line. What is known only when a build starts is told, and does not count. Exit
+status: 0 if all is fine; 1 if there is a problem, or the configuration cannot
+be loaded or has no such worker; 2 for a wrong command line; 3 if there is no
+problem, but something could not be asked."""
 
 _INSTANCES = """\
 Lists the instances of the master in DIR that EC2 has not ended, in all regions

@@ -23,7 +23,15 @@ class WorkaroundsMixin:
             self._graceful = False
             self._update_graceful()
 
+    def _let_builds_finish(self) -> None:
+        # A builder that is removed by a reconfig while it builds has no master any more when the build finishes: it fails to
+        # say so, and the build request is claimed for ever. No issue of Buildbot's is known to us.
+        for wfb in self.workerforbuilders.values():
+            if wfb.builder.building and wfb.builder.master is None:
+                wfb.builder.master = self.master
+
     def updateWorker(self) -> Any:
+        self._let_builds_finish()
         # A builder that was removed and comes back is another object; Buildbot keeps the worker with the old one, and the
         # new builder never has a worker: https://github.com/buildbot/buildbot/issues/9135
         builders = self.botmaster.builders
@@ -39,6 +47,7 @@ class WorkaroundsMixin:
         # build has to finish first. No issue of Buildbot's is known to us.
         deadline = self.master.reactor.seconds() + PATIENCE
         stopping = super().stopService
+        self._let_builds_finish()
         if self.building:
             yield self._soft_disconnect(stopping_service=True)
         while self.building and self.master.reactor.seconds() < deadline:

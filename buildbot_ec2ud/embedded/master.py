@@ -136,7 +136,10 @@ class EmbeddedMaster:
     def stop(self) -> Generator[Any, Any, None]:
         """Stop the master, and with it all its instances."""
         if self.master is not None and self.master.running:
+            workers = list(self.master.workers.workers.values())
             yield self.master.stopService()
+            for worker in workers:
+                worker.stopMissingTimer()  # Buildbot starts it when a LocalWorker, the janitor's, goes with the master
         if self._temporary:
             shutil.rmtree(self.basedir, ignore_errors=True)
 

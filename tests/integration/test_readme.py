@@ -1,25 +1,31 @@
-"""The examples of README.md, as they stand there."""
+"""README.md, word for word: its examples as they stand there, and the way of a newcomer."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from buildbot.config.master import FileLoader
 from twisted.internet import defer
+from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-README = Path(__file__).parents[2] / "README.md"
+from tests.support import LOOPBACK
+
+SOURCE = Path(__file__).parents[2]
+README = (SOURCE / "README.md").read_text(encoding="utf-8")
 
 
 class Examples(TestCase):
     timeout = 60
 
     def example(self, containing: str) -> str:
-        blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
+        blocks = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
         (example,) = (block for block in blocks if containing in block)
         return example
 
@@ -43,3 +49,68 @@ class Examples(TestCase):
         )
         self.assertEqual(status, 0, (out + err).decode())
         self.assertIn(b"PASSED (successes=1)", out)
+
+
+class Newcomer(TestCase):
+    """Who has a checkout, Python and nothing else."""
+
+    timeout = 600
+    if not os.environ.get("EC2UD_NEWCOMER"):
+        skip = "takes a minute, and a package index; set EC2UD_NEWCOMER=1 to run it"
+
+    def shell(self, script: str, status: int = 0) -> defer.Deferred[str]:
+        """Run lines of a shell as somebody types them, one after the other, in the checkout."""
+
+        def run() -> str:
+            # What is exported here is nothing that a virtualenv or the tests have set.
+            environment = {"HOME": str(self.home), "PATH": self.path, "LANG": "C.UTF-8"}
+            command = ["/bin/sh", "-eu", "-c", f"[ ! -e venv ] || . venv/bin/activate\n{script}"]
+            done = subprocess.run(
+                command, cwd=self.checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            self.assertEqual(done.returncode, status, done.stdout)
+            return done.stdout
+
+        return deferToThread(run)
+
+    @defer.inlineCallbacks
+    def test_way(self):
+        """Install, make a master, check it, start it."""
+        self.home = Path(self.mktemp()).absolute()
+        self.home.mkdir()
+        self.checkout = self.home / "buildbot-ec2ud"
+        # What git would not give to a newcomer.
+        ignored = shutil.ignore_patterns(
+            ".git", ".venv", "build", "*.egg-info", "__pycache__", "_trial_temp*", ".*_cache"
+        )
+        shutil.copytree(SOURCE, self.checkout, ignore=ignored)
+        self.path = os.pathsep.join([str(self.tools()), "/usr/bin", "/bin"])
+        section = README.partition("## Use it\n")[2].partition("\n## ")[0]
+        install, check = re.findall(r"^```sh\n(.*?)^```$", section, re.M | re.S)
+        yield self.shell(install)
+        settings = self.checkout / "farm" / "settings.toml"
+        text = settings.read_text()
+        for name in ("www_port", "pb_port"):
+            text, count = re.subn(f"^{name} = .*$", f'{name} = "{LOOPBACK}"', text, flags=re.M)
+            self.assertEqual(count, 1)
+        settings.write_text(text)
+        self.addCleanup(self.shell, "buildbot stop farm || :")
+        for line in check.splitlines():
+            # Here is no AWS: that is a problem, which is said.
+            asks_aws = "ec2ud check" in line
+            said = yield self.shell(line, status=1 if asks_aws else 0)
+            self.assertIn(
+                "credentials" if asks_aws else "Config file is good" if "checkconfig" in line else "start", said
+            )
+        yield self.shell("buildbot stop farm")
+        log = (self.checkout / "farm" / "twistd.log").read_text()
+        self.assertIn("BuildMaster is running", log)
+        self.assertNotIn("Traceback", log)
+
+    def tools(self) -> Path:
+        """A directory with nothing but the Python that README names."""
+        tools = self.home / "tools"
+        tools.mkdir()
+        python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        (tools / "python3.11").symlink_to(Path(sys.base_prefix, "bin", python))
+        return tools

@@ -10,7 +10,7 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-from buildbot_ec2ud import template
+from buildbot_ec2ud.template_files import sources
 
 BUILDBOT = "from buildbot.scripts.runner import run; run()"
 #: The template's own addresses are for the outside; these are for a test.
@@ -37,7 +37,7 @@ class Ways(TestCase):
 
     @defer.inlineCallbacks
     def life(self, *, own_copy: bool):
-        """checkconfig, start, reconfig, restart, stop."""
+        """checkconfig, start, reconfig, restart, stop, upgrade-master."""
         basedir = str(self.basedir)
         text = yield self.buildbot("checkconfig", basedir)
         self.assertIn("Config file is good!", text)
@@ -60,6 +60,8 @@ class Ways(TestCase):
         self.assertIn("configuration update complete", log)
         self.assertIn("BuildMaster is stopped", log)
         self.assertNotIn("Traceback", log)
+        text = yield self.buildbot("upgrade-master", basedir)
+        self.assertIn("upgrade complete", text)
 
     def kill(self):
         pidfile = self.basedir / "twistd.pid"
@@ -78,9 +80,10 @@ class Ways(TestCase):
         """``buildbot-ec2ud init DIR``"""
         text = yield self.run_command("-m", "buildbot_ec2ud.cli", "init", str(self.basedir))
         self.assertIn("buildbot start", text)
-        for name in template.FILES:
-            self.assertEqual((self.basedir / name).read_text(), (template.directory() / name).read_text())
+        for name, source in sources().items():
+            self.assertEqual((self.basedir / name).read_bytes(), source.read_bytes())
         yield self.life(own_copy=True)
+        yield self.run_command("-m", "buildbot_ec2ud.cli", "init", "--diff", str(self.basedir), status=3)
 
     @defer.inlineCallbacks
     def test_checkconfig_tells_all(self):
@@ -98,13 +101,13 @@ class Ways(TestCase):
         )
         text = yield self.buildbot("checkconfig", str(self.basedir), status=1)
         for expected in (
-            "worker no-image-1: ami: name an image",
-            "worker no-type-1: instance_type: name an EC2 instance type",
-            "worker typo-1: instance_typ: unknown argument; did you mean instance_type?",
-            "worker script-1: bootstrap_script: there is no file 'nowhere.sh'",
-            "worker market-1: market: 'black' is none of 'on-demand', 'spot', 'spot-then-on-demand'",
-            "worker large-1: bootstrap_script: the user-data would have",
-            "worker options-1: ",
+            ":1: platform no-image: ami: name an image",
+            ":3: platform no-type: instance_type: name an EC2 instance type",
+            ":7: platform typo: instance_typ: unknown argument; did you mean instance_type?",
+            ":12: platform script: bootstrap_script: there is no file 'nowhere.sh'",
+            ":16: platform market: market: 'black' is none of 'on-demand', 'spot', 'spot-then-on-demand'",
+            ":17: platform large: bootstrap_script: the user-data would have",
+            ":24: platform options: launch_options: ",
         ):
             self.assertIn(expected, text)
         self.assertIn("CpuOption", text)
@@ -113,7 +116,6 @@ class Ways(TestCase):
     def test_script_of_the_master(self):
         """A bootstrap script is found beside master.cfg, wherever the command is run."""
         yield self.run_command("-m", "buildbot_ec2ud.cli", "init", str(self.basedir))
-        (self.basedir / "bootstrap").mkdir()
         (self.basedir / "bootstrap" / "own.sh").write_text("#!/bin/sh\nexit 0\n")
         (self.basedir / "platforms.toml").write_text(
             '[platforms.p]\nami = "ami-1"\ninstance_type = "t3.micro"\nbootstrap_script = "bootstrap/own.sh"\n'

@@ -16,12 +16,14 @@ from unittest import mock
 from buildbot.config.master import FileLoader
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud import __version__, instances, template
+from buildbot_ec2ud import __version__, check, commands, instances, template, userdata_command
 from buildbot_ec2ud.cli import main
 from buildbot_ec2ud.embedded.faults import SETTINGS
 from buildbot_ec2ud.embedded.kinds import KINDS
 from buildbot_ec2ud.instances import Instances
 from tests.unit.files import directory
+
+SHOW = inspect.signature(userdata_command.show)
 
 
 class CommandTestCase(SynchronousTestCase):
@@ -43,7 +45,7 @@ class ArgumentTests(CommandTestCase):
 
     def test_help(self) -> None:
         """Help goes to stdout, and is no error."""
-        commands = ("demo", "init", "template", "instances", "reap")
+        commands = ("demo", "init", "template", "userdata", "check", "instances", "reap")
         for arguments in (["--help"], *([command, "--help"] for command in commands)):
             status, out, err = self.command(*arguments)
             self.assertEqual((status, err), (0, ""), arguments)
@@ -64,6 +66,10 @@ class ArgumentTests(CommandTestCase):
             (["init"], "DIR"),
             (["init", "a", "b"], "b"),
             (["template", "x"], "x"),
+            (["userdata"], "WORKER"),
+            (["userdata", "w", "farm"], "farm"),
+            (["userdata", "w", "--json", "--raw"], "not allowed with argument"),
+            (["check", "--raw"], "--raw"),
             (["instances", "a", "b"], "b"),
             (["instances", "--yes"], "--yes"),
             (["reap", "a", "b"], "b"),
@@ -152,11 +158,58 @@ class InstancesTests(CommandTestCase):
 
     def test_statuses(self) -> None:
         """Help tells every exit status."""
-        for command, statuses in (("instances", "0 1 2"), ("reap", "0 1 2 3")):
+        for command, statuses in (
+            ("init", "0 1 2 3"),
+            ("template", "0 2"),
+            ("userdata", "0 1 2"),
+            ("check", "0 1 2 3"),
+            ("instances", "0 1 2"),
+            ("reap", "0 1 2 3"),
+        ):
             text = " ".join(self.command(command, "--help")[1].split())
             _, told, rest = text.partition("Exit status:")
             self.assertTrue(told)
-            self.assertEqual(re.findall(r"(?<!\S)[0-9](?!\S)", rest.partition(" positional ")[0]), statuses.split())
+            rest = re.split(" positional | options:", rest)[0]
+            self.assertEqual(re.findall(r"(?<!\S)[0-9](?=[ ,:]|$)", rest), statuses.split())
+
+
+class LookTests(CommandTestCase):
+    """``userdata`` and ``check``: what is asked for; the integration tests have what comes of it."""
+
+    def asked(self, *arguments: str) -> tuple[Any, ...]:
+        """The directory, and what is called with what there."""
+        called: list[Any] = []
+
+        def run(directory: str, command: Any) -> int:
+            called.append(directory)
+            command("reactor", "path")
+            return 42
+
+        def show(*args: Any, **kwargs: Any) -> None:
+            called.append(SHOW.bind(*args, **kwargs).arguments)
+
+        self.patch(commands, "run", run)
+        self.patch(userdata_command, "show", show)
+        self.patch(check, "Check", lambda *args: mock.Mock(run=lambda as_json: called.append((*args, as_json))))
+        self.assertEqual(self.command(*arguments), (42, "", ""))
+        return tuple(called)
+
+    def test_userdata(self) -> None:
+        for arguments, basedir, as_json, raw in (
+            (["w"], ".", False, False),
+            (["w", "--directory", "farm", "--json"], "farm", True, False),
+            (["--raw", "w"], ".", False, True),
+        ):
+            options = {"reactor": "reactor", "directory": "path", "name": "w", "as_json": as_json, "raw": raw}
+            self.assertEqual(self.asked("userdata", *arguments), (basedir, options))
+
+    def test_check(self) -> None:
+        for arguments, basedir, names, as_json in (
+            ([], ".", [], False),
+            (["farm"], "farm", [], False),
+            (["farm", "a", "b", "--json"], "farm", ["a", "b"], True),
+        ):
+            self.assertEqual(self.asked("check", *arguments), (basedir, ("reactor", "path", names, as_json)))
 
 
 class TemplateTests(CommandTestCase):

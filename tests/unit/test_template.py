@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 from buildbot.config import ConfigErrors
 from buildbot.config.master import FileLoader, MasterConfig
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from buildbot_ec2ud import template
-from buildbot_ec2ud.template import Platform, load_platforms, load_settings
-from buildbot_ec2ud.worker import EC2UserDataLatentWorker
+from buildbot_ec2ud import template, template_files
+from buildbot_ec2ud.template import SETTINGS, load_platforms, load_settings
+from buildbot_ec2ud.userdata import scripts
 from tests.unit.files import directory, write
 
 
@@ -21,6 +25,7 @@ class TemplateTestCase(SynchronousTestCase):
         self.basedir = directory(self)
 
     def write(self, name: str, content: str | bytes) -> str:
+        """Make a file in it; gives its path."""
         return write(self.basedir, name, content)
 
 
@@ -47,15 +52,24 @@ class SettingsTests(TemplateTestCase):
         path = self.write("settings.toml", content)
         errors = self.assertRaises(ConfigErrors, load_settings, self.basedir).errors
         for error in errors:
-            self.assertTrue(error.startswith(f"{path}: "), error)
-        return [error.removeprefix(f"{path}: ") for error in errors]
+            self.assertTrue(error.startswith(path), error)
+        return [error.removeprefix(path) for error in errors]
 
     def test_packaged(self) -> None:
-        """Without a file of its own, a master has the packaged settings; all are there but the optional one."""
+        """Without a file of its own, a master has the packaged settings; all are there but the optional ones."""
         settings = load_settings(self.basedir)
-        self.assertEqual(set(template.SETTINGS) - set(settings), {"bb_master"})
+        self.assertEqual(set(SETTINGS) - set(settings), {"bb_master", "owner", "mq"})
         for name, value in settings.items():
-            self.assertIs(type(value), template.SETTINGS[name], name)
+            self.assertTrue(SETTINGS[name].takes(value), name)
+
+    def test_optional(self) -> None:
+        """The optional ones are there as comments, and are right when they are taken in."""
+        text = template.directory().joinpath("settings.toml").read_text(encoding="utf-8")
+        text, count = re.subn("^#(?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
+        self.assertEqual(count, 3)
+        text = text.replace("multi_master = false", "multi_master = true").replace("sqlite:", "postgresql:")
+        self.write("settings.toml", text)
+        self.assertEqual(set(load_settings(self.basedir)), set(SETTINGS))
 
     def test_loopback(self) -> None:
         """The packaged web UI is not for others to reach."""
@@ -70,15 +84,50 @@ class SettingsTests(TemplateTestCase):
         )
 
     def test_wrong(self) -> None:
-        """Unknown names and wrong types, all at once."""
+        """Unknown names and wrong types, all at once, with their lines."""
         self.assertEqual(
-            self.errors('titel = "x"\ntitle = 5\nnightly_hour = true\npoll_interval = "300"\ncollapse_requests = 1\n'),
+            self.errors(
+                'titel = "x"\ntitle = 5\nnightly_hour = true\npoll_interval = "300"\ncollapse_requests = 1\n'
+                "users = ['a b']\nmq = { router = 'x' }\nmail_to = ['']\nfetches_at_once = 0\nqqqq = 1\n"
+            ),
             [
-                "unknown setting 'titel'",
-                "title must be a text, not 5",
-                "poll_interval must be a number, not '300'",
-                "nightly_hour must be a number, not True",
-                "collapse_requests must be true or false, not 1",
+                ":1: unknown setting 'titel'; did you mean title?",
+                ":2: title must be a text, not 5",
+                ":3: nightly_hour must be a number from 0 to 23, not True",
+                ":4: poll_interval must be a number from 0 on, not '300'",
+                ":5: collapse_requests must be true or false, not 1",
+                ":6: users must be a list of names, of letters, digits, - and _, not ['a b']",
+                ':7: mq must be a table like { router_url = "ws://127.0.0.1:8085", realm = "buildbot" }, '
+                "not {'router': 'x'}",
+                ":8: mail_to must be a list of texts, not ['']",
+                ":9: fetches_at_once must be a number from 1 on, not 0",
+                ":10: unknown setting 'qqqq'",
+            ],
+        )
+
+    def test_hour(self) -> None:
+        """A day ends."""
+        self.assertEqual(self.errors("nightly_hour = 24\n"), [":1: nightly_hour must be a number from 0 to 23, not 24"])
+
+    def test_contradictions(self) -> None:
+        """Settings that need others."""
+        self.assertEqual(
+            self.errors(
+                'github_hook = true\ntry_port = "1"\nmail_to = ["a@example.org"]\n'
+                'mq = { router_url = "ws://a:1", realm = "b" }\n'
+            ),
+            [
+                ":1: github_hook needs a repository",
+                ":2: try_port needs try_users: nobody could log in",
+                ":3: mail_to needs mail_from",
+                ":4: mq is for several masters: set multi_master = true",
+            ],
+        )
+        self.assertEqual(
+            self.errors("multi_master = true\n"),
+            [
+                ":1: multi_master needs a db_url of a database server",
+                ":1: multi_master needs mq: the masters tell each other of builds by a router",
             ],
         )
 
@@ -89,110 +138,75 @@ class SettingsTests(TemplateTestCase):
         self.assertEqual(len(self.errors("title = 'é'".encode("latin-1"))), 1)
 
 
-class PlatformTests(TemplateTestCase):
-    """``platforms.toml``."""
-
-    def load(self, content: str) -> list[Platform]:
-        self.write("platforms.toml", content)
-        return load_platforms(self.basedir)
-
-    def errors(self, content: str | bytes) -> list[str]:
-        """What is wrong; each error names the file."""
-        path = self.write("platforms.toml", content)
-        errors = self.assertRaises(ConfigErrors, load_platforms, self.basedir).errors
-        for error in errors:
-            self.assertTrue(error.startswith(f"{path}: "), error)
-        return [error.removeprefix(f"{path}: ") for error in errors]
-
-    def test_packaged(self) -> None:
-        """The packaged platforms can be made workers of."""
-        platforms = load_platforms(self.basedir)
-        self.assertGreater(len(platforms), 1)
-        for platform in platforms:
-            self.assertTrue(platform.build)
-            EC2UserDataLatentWorker(platform.workers[0], **platform.worker)
-
-    def test_defaults(self) -> None:
-        """What [defaults] says holds for all who do not say otherwise."""
-        one, two = self.load(
-            """
-            [defaults]
-            count = 2
-            instance_type = ["a", "b"]
-            build = ["make"]
-            [platforms.one]
-            ami = "ami-1"
-            [platforms.two]
-            ami = "ami-2"
-            count = 1
-            instance_type = "c"
-            build = ["cmake", "ctest"]
-            """
-        )
-        self.assertEqual(one, Platform("one", 2, ("make",), {"instance_type": ["a", "b"], "ami": "ami-1"}))
-        self.assertEqual(two, Platform("two", 1, ("cmake", "ctest"), {"instance_type": "c", "ami": "ami-2"}))
-        self.assertEqual((one.workers, two.workers), (["one-1", "one-2"], ["two-1"]))
-
-    def test_least(self) -> None:
-        """A platform needs nothing but its name to be one; its worker tells what it lacks."""
-        self.assertEqual(self.load("[platforms.one]\n"), [Platform("one", 1, (), {})])
-
-    def test_wrong(self) -> None:
-        """Each mistake, by its file and its platform."""
-        for content, words in (
-            ("", "no [platforms.NAME]"),
-            ("[defaults]\ncount = 1\n", "no [platforms.NAME]"),
-            ("[platforms]\n", "no [platforms.NAME]"),
-            ("platforms = 5\n", "no [platforms.NAME]"),
-            ("[platform.one]\n[platforms.two]\n", "unknown table 'platform'"),
-            ("defaults = 5\n[platforms.one]\n", "defaults is not a table: 5"),
-            ("[platforms]\none = 5\n", "platform one is not a table: 5"),
-            ("[platforms.one]\ncount = 0\n", "platform one: count must be a number above 0, not 0"),
-            ("[platforms.one]\ncount = true\n", "platform one: count must be a number above 0, not True"),
-            ("[platforms.one]\ncount = '2'\n", "platform one: count must be a number above 0, not '2'"),
-            ("[platforms.one]\nbuild = 'make'\n", "platform one: build must be a list of shell commands"),
-            ("[platforms.one]\nbuild = [1]\n", "platform one: build must be a list of shell commands"),
-            ("[platforms.one\n", "line 1"),
-            ("[platforms.one]\n# é".encode("latin-1"), "utf-8"),
-        ):
-            errors = self.errors(content)
-            self.assertEqual(len(errors), 1, errors)
-            self.assertIn(words, errors[0])
-
-    def test_all_at_once(self) -> None:
-        """All mistakes are told in one go."""
-        errors = self.errors("[other]\n[platforms.one]\ncount = 0\n[platforms.two]\nbuild = 1\n")
-        self.assertEqual(
-            [error.partition(":")[0] for error in errors], ["unknown table 'other'", "platform one", "platform two"]
-        )
-
-
 class MasterTests(TemplateTestCase):
     """``master.cfg``, as Buildbot loads it."""
 
     def load(self) -> MasterConfig:
         return FileLoader(self.basedir, str(template.directory() / "master.cfg")).loadConfig()
 
+    def errors(self) -> list[str]:
+        return self.assertRaises(ConfigErrors, self.load).errors
+
+    def secret(self, name: str, mode: int = 0o600, content: str = "s3cret\n") -> None:
+        os.makedirs(os.path.join(self.basedir, "secrets"), exist_ok=True)
+        write(os.path.join(self.basedir, "secrets"), name, content, mode)
+
+    def builders_of(self, loaded: MasterConfig) -> dict[str, list[str]]:
+        return {name: list(each.builderNames) for name, each in loaded.schedulers.items() if "Janitor" not in name}
+
     def test_packaged(self) -> None:
         """As it is packaged, it is a master with a builder for each platform, and its schedulers."""
         loaded = self.load()
         platforms = load_platforms(self.basedir)
         names = [platform.name for platform in platforms]
-        self.assertEqual([builder.name for builder in loaded.builders], names)
+        self.assertEqual([builder.name for builder in loaded.builders], [*names, "__Janitor"])
         self.assertEqual(
-            {builder.name: builder.workernames for builder in loaded.builders},
+            {builder.name: builder.workernames for builder in loaded.builders[:-1]},
             {platform.name: platform.workers for platform in platforms},
         )
         self.assertEqual(
-            [worker.name for worker in loaded.workers], [name for platform in platforms for name in platform.workers]
+            [worker.name for worker in loaded.workers],
+            [*(name for platform in platforms for name in platform.workers), "__Janitor"],
         )
-        self.assertEqual(set(loaded.schedulers), {"commits", "nightly", "force"})
+        self.assertEqual(self.builders_of(loaded), dict.fromkeys(("commits", "nightly", "force"), names))
+        self.assertEqual({builder.nextWorker for builder in loaded.builders[:-1]}, {template.prefer_running})
         self.assertEqual(list(loaded.change_sources), [])
         self.assertEqual(loaded.www["port"], load_settings(self.basedir)["www_port"])
+        self.assertEqual(loaded.www["plugins"], {"ec2_scripts": {}})
+        self.assertIsNone(loaded.buildbotNetUsageData)
+        self.assertFalse(loaded.multiMaster)
+        self.assertEqual(list(loaded.services), [])
+
+    def test_when(self) -> None:
+        """What is built when."""
+        self.write("settings.toml", "other_branches = true\nkeep_logs = 0\n")
+        common = '[defaults]\nami = "ami-1"\ninstance_type = "a"\n'
+        self.write(
+            "platforms.toml",
+            f'{common}[platforms.one]\n[platforms.two]\nwhen = "after"\n[platforms.three]\nwhen = "night"\n',
+        )
+        loaded = self.load()
+        self.assertEqual(
+            self.builders_of(loaded),
+            {
+                "commits": ["one"],
+                "branches": ["one"],
+                "after": ["two"],
+                "nightly": ["one", "three"],
+                "force": ["one", "two", "three"],
+            },
+        )
+        self.assertEqual([builder.name for builder in loaded.builders], ["one", "two", "three"])
+        self.write("platforms.toml", f'{common}when = "night"\n[platforms.one]\n')
+        self.assertEqual(self.builders_of(self.load()), {"nightly": ["one"], "force": ["one"]})
 
     def test_own_settings(self) -> None:
         """A master with settings, platforms and a script of its own."""
-        self.write("settings.toml", 'repository = "https://example.org/a.git"\nbb_master = "example.org:1234"\n')
+        self.write(
+            "settings.toml",
+            'repository = "https://example.org/a.git"\nbb_master = "example.org:1234"\nowner = "farm"\n'
+            'mail_to = ["a@example.org"]\nmail_from = "b@example.org"\nother_branches = true\n',
+        )
         self.write("a.sh", "#!/bin/sh\n")
         self.write(
             "platforms.toml",
@@ -200,30 +214,79 @@ class MasterTests(TemplateTestCase):
             '[platforms.one]\ninstance_type = "a"\n[platforms.two]\ninstance_type = "b"\nbb_master = "other:1"\n',
         )
         loaded = self.load()
-        self.assertEqual(len(loaded.workers), 6)
-        self.assertEqual(
-            {worker.settings.bb_master for worker in loaded.workers if worker.name.startswith("one")},
-            {"example.org:1234"},
-        )
-        self.assertEqual(
-            {worker.settings.bb_master for worker in loaded.workers if worker.name.startswith("two")}, {"other:1"}
-        )
-        self.assertEqual(len(loaded.change_sources), 1)
+        found: dict[str, set[tuple[str, str]]] = {}
+        for worker in loaded.workers[:6]:
+            found.setdefault(worker.name[:3], set()).add((worker.settings.bb_master, worker.settings.owner))
+        self.assertEqual(found, {"one": {("example.org:1234", "farm")}, "two": {("other:1", "farm")}})
+        [poller] = loaded.change_sources
+        self.assertIs(poller._config_kwargs["branches"], True)
         self.assertEqual(len(loaded.builders[0].factory.steps), 3)
+        self.assertEqual([type(service).__name__ for service in loaded.services.values()], ["MailNotifier"])
+
+    def test_hook(self) -> None:
+        """GitHub's hook needs its secret, and no poller beside it."""
+        self.write("settings.toml", 'repository = "https://example.org/a.git"\ngithub_hook = true\npoll_interval = 0\n')
+        [error] = self.errors()
+        self.assertIn("settings.toml:2: github_hook: there is no secret 'github-hook'", error)
+        self.secret("github-hook")
+        loaded = self.load()
+        self.assertEqual(list(loaded.change_sources), [])
+        hook = loaded.www["change_hook_dialects"]["github"]
+        self.assertEqual((repr(hook["secret"]), hook["strict"]), ("Secret(github-hook)", True))
+
+    def test_users(self) -> None:
+        """A web UI that others can reach needs users, and they need passwords."""
+        self.write("settings.toml", 'www_port = "tcp:8010"\n')
+        [error] = self.errors()
+        self.assertIn("settings.toml:1: others can reach the web UI at 'tcp:8010'", error)
+        self.write("settings.toml", 'www_port = "tcp:8010"\nusers = ["anna", "bert"]\n')
+        self.secret("web-anna")
+        [error] = self.errors()
+        self.assertIn("settings.toml:2: users: there is no secret 'web-bert': neither a file ", error)
+        self.assertIn("BUILDBOT_SECRET_WEB_BERT", error)
+        self.patch(os, "environ", {**os.environ, "BUILDBOT_SECRET_WEB_BERT": "s3cret"})
+        loaded = self.load()
+        self.assertEqual(loaded.www["auth"].users, ("anna", "bert"))
+        self.assertEqual(len(loaded.secretsProviders), 2)
+        self.secret("web-bert", content="")
+        [error] = self.errors()
+        self.assertIn("the secret 'web-bert' is empty", error)
+        self.secret("web-bert", 0o644)
+        [error] = self.errors()
+        self.assertIn("Permissions 0o644 on file web-bert are too open", error)
+
+    def test_try(self) -> None:
+        """`buildbot try` is off, and on with users who have secrets."""
+        self.write("settings.toml", 'try_port = "tcp:0:interface=127.0.0.1"\ntry_users = ["anna"]\n')
+        [error] = self.errors()
+        self.assertIn("settings.toml:2: try_users: there is no secret 'try-anna'", error)
+        self.secret("try-anna")
+        self.assertIn("try", self.load().schedulers)
+
+    def test_several_masters(self) -> None:
+        """What several masters have in common."""
+        self.write(
+            "settings.toml",
+            'multi_master = true\ndb_url = "postgresql+psycopg2://b@127.0.0.1:5432/b"\n'
+            'mq = { router_url = "ws://127.0.0.1:1", realm = "r" }\n',
+        )
+        loaded = self.load()
+        self.assertTrue(loaded.multiMaster)
+        self.assertEqual(loaded.mq, {"type": "wamp", "router_url": "ws://127.0.0.1:1", "realm": "r"})
+        self.assertEqual(loaded.db.db_url, "postgresql+psycopg2://b@127.0.0.1:5432/b")
 
     def test_mistakes(self) -> None:
-        """All mistakes in the workers' arguments are told, by worker and argument."""
-        self.write("platforms.toml", '[platforms.one]\nami = 5\n[platforms.two]\ninstance_type = "b"\nzzz = 1\n')
-        errors = self.assertRaises(ConfigErrors, self.load).errors
-        found = {tuple(error.split(": ")[:2]) for error in errors}
-        self.assertLessEqual(
-            {
-                ("worker one-1", "instance_type"),
-                ("worker one-1", "ami"),
-                ("worker two-1", "ami"),
-                ("worker two-1", "zzz"),
-            },
-            found,
+        """All mistakes in the workers' arguments are told, by line, platform and argument."""
+        path = self.write("platforms.toml", '[platforms.one]\nami = 5\n[platforms.two]\ninstance_type = "b"\nzzz = 1\n')
+        found = [error.removeprefix(path).split(": ")[:3] for error in self.errors()]
+        self.assertEqual(
+            sorted(found),
+            [
+                [":1", "platform one", "instance_type"],
+                [":2", "platform one", "ami"],
+                [":3", "platform two", "ami"],
+                [":5", "platform two", "zzz"],
+            ],
         )
 
     def test_copy(self) -> None:
@@ -234,3 +297,44 @@ class MasterTests(TemplateTestCase):
         self.assertEqual(
             [builder.name for builder in loaded.builders], [builder.name for builder in self.load().builders]
         )
+
+
+class CopyTests(TemplateTestCase):
+    """A master's own copy, and how it differs from the packaged files."""
+
+    def test_copy(self) -> None:
+        """All files are copied; what is there stays, even a link that leads nowhere."""
+        self.write("settings.toml", "# ours\n")
+        os.symlink("nowhere", os.path.join(self.basedir, "platforms.toml"))
+        said = list(template_files.copy(Path(self.basedir)))
+        self.assertIn(f"keeping {self.basedir}/settings.toml", said)
+        self.assertIn(f"keeping {self.basedir}/platforms.toml", said)
+        self.assertIn(f"creating {self.basedir}/master.cfg", said)
+        self.assertEqual(Path(self.basedir, "settings.toml").read_text(), "# ours\n")
+        for family, name in scripts.FAMILIES.items():
+            self.assertIn(f"creating {self.basedir}/bootstrap/{name}", said)
+            self.assertEqual(
+                scripts.load(f"bootstrap/{name}", None, [self.basedir]).windows, family == "windows", "it can be used"
+            )
+
+    def test_same(self) -> None:
+        """There is no difference in a fresh copy."""
+        list(template_files.copy(Path(self.basedir)))
+        self.assertEqual(list(template_files.differences(Path(self.basedir))), [])
+
+    def test_differences(self) -> None:
+        """They are a diff that patch applies, after which there are none."""
+        list(template_files.copy(Path(self.basedir)))
+        self.write("settings.toml", "# ours")
+        text = Path(self.basedir, "master.cfg").read_text()
+        self.write("master.cfg", text.replace("c = BuildmasterConfig", "b = BuildmasterConfig"))
+        os.unlink(os.path.join(self.basedir, "bootstrap", "debian.sh"))
+        found = "".join(template_files.differences(Path(self.basedir)))
+        self.assertIn("\n-b = BuildmasterConfig = {}\n+c = BuildmasterConfig = {}\n", found)
+        self.assertIn("\n-# ours\n\\ No newline at end of file\n", found)
+        self.assertIn("--- /dev/null\n+++ b/bootstrap/debian.sh\n", found)
+        self.assertNotIn("platforms.toml", found)
+        if shutil.which("patch") is None:
+            raise SkipTest("there is no patch on this machine")
+        subprocess.run(["patch", "-sp1", "-d", self.basedir], input=found, text=True, check=True)
+        self.assertEqual(list(template_files.differences(Path(self.basedir))), [])
