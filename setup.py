@@ -68,7 +68,16 @@ setup(
         "bench": [*embedded, "boto3", "matplotlib>=3.8"],
         "test": [
             *embedded,
-            *("pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "boto3", "coverage>=7", "build", "ruff", "psycopg2-binary"),
+            *(
+                "pytest>=8",
+                "pytest-xdist>=3",
+                "hypothesis>=6",
+                "boto3",
+                "coverage>=7",
+                "build",
+                "ruff",
+                "psycopg2-binary",
+            ),
             *("tree-sitter", "tree-sitter-powershell"),
         ],
     },

@@ -19,10 +19,11 @@ LOOK_TIMEOUT = 10.0
 class LossesMixin:
     """The part of a latent worker that notices, and tells, that its instance is lost.
 
-    A subclass has ``rental``, ``console``, ``idle`` and ``forget_shutdown``.
+    A subclass has ``rental``, ``lifeline``, ``console``, ``idle`` and ``forget_shutdown``.
     """
 
     rental: Rental | None
+    lifeline: Any
 
     def instance_died(self) -> None:
         """EC2 says that the instance has come to its end, and this master has not wanted it."""
@@ -42,7 +43,7 @@ class LossesMixin:
         if rental is not None and builds:
             if rental.instance.lifecycle == "spot":
                 rental.fleet.capacity.lost({request.id for build in builds for request in build.requests})
-            rental.fleet.background.run(self._tell_loss(rental, builds))
+            rental.fleet.background.run(self._tell_loss(rental, builds, self.lifeline.page.hidden))
         yield super().detached()
         self.forget_shutdown()
         self._end_lost()
@@ -67,7 +68,7 @@ class LossesMixin:
             self._deferwaiter.add(self._soft_disconnect())
 
     @defer.inlineCallbacks
-    def _tell_loss(self, rental: Rental, builds: list[Any]) -> Generator[Any, Any, None]:
+    def _tell_loss(self, rental: Rental, builds: list[Any], hidden: set[str]) -> Generator[Any, Any, None]:
         """Say on the pages of *builds* what has become of the instance that they ran on."""
         # Both at once, and now: when this master has ended it, that is the reason that EC2 gives.
         looks = [self._look(rental), self.console(rental)]
@@ -75,7 +76,7 @@ class LossesMixin:
         text = "; ".join(filter(None, (f"the worker was lost: {why}", *story.last_words(console))))
         for build in builds:
             page = story.Page(self.master.reactor, build, story.LOSS_LOG)
-            page.hide(self.password)
+            page.hidden |= hidden  # the password of the start, which is void by now
             page.write(f"{text}\n")
             page.console(console)
             yield page.finish()

@@ -113,6 +113,7 @@ class Page:
     :param clock: the reactor.
     :param build: the build; None where Buildbot starts a worker without one, and nothing is shown.
     :param name: of the log.
+    :ivar hidden: what is not shown, wherever it occurs.
     """
 
     def __init__(self, clock: Any, build: Any, name: str = LOG) -> None:
@@ -124,13 +125,13 @@ class Page:
         self._began = clock.seconds()
         self._lock = defer.DeferredLock()
         self._log: Any = None
-        self._hidden: set[str] = set()
+        self.hidden: set[str] = set()
         self._finished = False
 
     def hide(self, secret: str | None) -> None:
         """Let nothing that is told from now on contain *secret*."""
         if secret:
-            self._hidden.add(secret)
+            self.hidden.add(secret)
 
     def tell(self, text: str) -> None:
         """Add a line to the log, with the seconds since the start began."""
@@ -155,7 +156,7 @@ class Page:
 
     def clean(self, text: str) -> str:
         """*text* without secrets."""
-        for secret in self._hidden:
+        for secret in self.hidden:
             text = text.replace(secret, "(hidden)")
         return text if self._build is None else self._build.properties.cleanupTextFromSecrets(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import re
 import textwrap
@@ -20,6 +21,7 @@ class ComposeError(ValueError):
     """A script names a part that there is not; the text begins with the number of the line."""
 
 
+@functools.lru_cache(maxsize=32)
 def compose(text: str, pack: bool = True) -> str:
     """Put the packaged parts into a script that its lines ``# ec2ud: include NAME.sh`` name.
 

@@ -24,7 +24,9 @@ CONTRACT = ("BB_MASTER", "BB_NAME", "BB_PASSWORD")
 FACTS = ("BB_INSTANCE_ID", "BB_AMI_ID", "BB_REGION", "BB_AVAILABILITY_ZONE", "BB_LOCAL_IPV4", "BB_HOSTNAME")
 #: The certificates to trust for the master.
 TLS = "BB_TLS_CERT"
-_RESERVED = (*CONTRACT, *FACTS, TLS, "PATH", "IFS", "ENV", "PWD", "HOME")
+#: A shell would not let these be set, or not to any text.
+_SHELLS = ("UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO", "OPTIND")
+_RESERVED = (*CONTRACT, *FACTS, TLS, "PATH", "IFS", "ENV", "PWD", "HOME", *_SHELLS)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -175,7 +177,7 @@ def _file(name: str, text: str) -> str:
 def _bootstrap(script: InlineScript | RemoteScript) -> str:
     """The part of the user-data that puts the bootstrap script into ``$ec2ud_script``."""
     if isinstance(script, RemoteScript):
-        return f"ec2ud_fetch {shlex.quote(script.url)} {script.sha256 or '-'} || return 1\n"
+        return f"{_FETCH}ec2ud_fetch {shlex.quote(script.url)} {script.sha256 or '-'} || return 1\n"
     return f'cat >"$ec2ud_script" {_here(script.text, "bootstrap_script", " || return 1")}'
 
 
@@ -218,4 +220,4 @@ def _packaged(name: str, head: bool = False) -> str:
 
 
 _TEMPLATE = _packaged("posix.sh", head=True)
-_SWITCH, _IMDS, _SPOT = map(_packaged, ("switch.sh", "imds.sh", "spot.sh"))
+_SWITCH, _IMDS, _SPOT, _FETCH = map(_packaged, ("switch.sh", "imds.sh", "spot.sh", "fetch.sh"))

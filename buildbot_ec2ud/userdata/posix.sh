@@ -12,34 +12,6 @@ ec2ud_phase() {
     echo "ec2ud: phase=$1 t=$(($(date +%s) - ec2ud_start))"
 }
 
-# ec2ud_fetch URL SHA256-or-dash: fetch the bootstrap script, with retries, and verify it.
-ec2ud_fetch() {
-    ec2ud_phase fetch
-    ec2ud_pause=1
-    until ec2ud_fetch_once "$1"; do
-        [ "$ec2ud_pause" -le 64 ] || { echo "ec2ud: cannot fetch $1"; return 1; }
-        sleep "$ec2ud_pause"
-        ec2ud_pause=$((ec2ud_pause * 2))
-    done
-    [ "$2" != - ] || return 0
-    ec2ud_sum=$({ sha256sum "$ec2ud_script" || sha256 -q "$ec2ud_script" || shasum -a 256 "$ec2ud_script" ||
-        openssl dgst -sha256 -r "$ec2ud_script"; } 2>/dev/null)
-    [ "${ec2ud_sum%% *}" = "$2" ] || { echo "ec2ud: $1 has the wrong SHA-256: ${ec2ud_sum%% *}"; return 1; }
-}
-
-ec2ud_fetch_once() {
-    if command -v curl >/dev/null; then
-        curl -fsSL --connect-timeout 10 --max-time 120 -o "$ec2ud_script" "$1"
-    elif command -v wget >/dev/null; then
-        wget -q -T 30 -O "$ec2ud_script" "$1"
-    elif command -v fetch >/dev/null; then
-        fetch -q -T 30 -o "$ec2ud_script" "$1"
-    else
-        python3 -c 'import sys, urllib.request as u; open(sys.argv[2], "wb").write(u.urlopen(sys.argv[1], timeout=30).read())' \
-            "$1" "$ec2ud_script"
-    fi
-}
-
 # ec2ud_facts: print the commands that export what the metadata service says of this instance; in a few seconds, or not
 # at all.
 ec2ud_facts() (
@@ -97,14 +69,7 @@ ec2ud_tee() {
 ec2ud_watch() (
     ec2ud_watcher=$ec2ud_dir/$1
     shift
-    # cloud-init does not run this script again when the machine is restarted, but what is there.
-    ec2ud_again=${EC2UD_ROOT:-}/var/lib/cloud/scripts/per-boot
-    if [ -d "$ec2ud_again" ]; then
-        ec2ud_again=$ec2ud_again/buildbot-ec2ud
-        [ -s "$ec2ud_again" ] || echo '#!/bin/sh' >"$ec2ud_again"
-        echo "(trap '' HUP; exec sh $ec2ud_watcher $*) </dev/null >/dev/null 2>&1 &" >>"$ec2ud_again"
-        chmod 700 "$ec2ud_again"
-    fi
+    [ ! -x "$ec2ud_again" ] || echo "(trap '' HUP; exec sh $ec2ud_watcher $*) </dev/null >/dev/null 2>&1 &" >>"$ec2ud_again"
     trap '' HUP
     # An instance of the embedded EC2 has no console but this output.
     [ ! -e "${EC2UD_ROOT:-}/dev/console" ] || exec >/dev/null 2>&1
@@ -116,5 +81,15 @@ ec2ud_watch() (
 (umask 022 && mkdir -p "${ec2ud_dir%/*}" "${ec2ud_log%/*}")
 mkdir -p "$ec2ud_dir"
 (: >>"$ec2ud_log") 2>/dev/null || ec2ud_log=/dev/null
+# cloud-init does not run this script again when the machine is restarted, but what is there. Only on this instance: an image
+# may be made of it.
+ec2ud_cloud=${EC2UD_ROOT:-}/var/lib/cloud
+ec2ud_again=$ec2ud_cloud/scripts/per-boot/buildbot-ec2ud
+if [ -d "${ec2ud_again%/*}" ]; then
+    ec2ud_instance=$(readlink "$ec2ud_cloud/instance" 2>/dev/null)
+    echo "#!/bin/sh
+[ \"\$(readlink $ec2ud_cloud/instance 2>/dev/null)\" = '$ec2ud_instance' ] || exit 0" >"$ec2ud_again"
+    chmod 700 "$ec2ud_again"
+fi
 @WATCHES@
 ec2ud_main 2>&1 | ec2ud_tee

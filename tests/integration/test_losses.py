@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from buildbot.data.resultspec import Filter
@@ -13,6 +14,7 @@ from twisted.internet import defer
 from buildbot_ec2ud import losses
 from buildbot_ec2ud.embedded.machine import Machine
 from buildbot_ec2ud.fleet import region, watcher
+from buildbot_ec2ud.userdata.scripts import packaged
 from tests.support import FarmTestCase, configuration
 
 
@@ -64,10 +66,13 @@ class Builds(FarmTestCase):
 
     @defer.inlineCallbacks
     def test_max_lifetime(self):
-        """An instance that has ended itself says why."""
-        yield self.build(max_lifetime=5)
-        first, _ = yield self.lost()
-        self.assertIn("max_lifetime: 5 s are over; powering off", first.state)
+        """An instance that has ended itself says why. Its password is void by then, and not shown all the same."""
+        script = Path(packaged("embedded.sh")).read_text(encoding="utf-8")
+        tells = script.replace("\n", '\necho "the password is $BB_PASSWORD"\n', 1)
+        yield self.build(max_lifetime=6, bootstrap_script=tells)
+        first, text = yield self.lost()
+        self.assertIn("the password is (hidden)", text)
+        self.assertIn("max_lifetime: 6 s are over; powering off", first.state)
 
     @defer.inlineCallbacks
     def test_ec2_does_not_answer(self):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -63,6 +64,10 @@ class Lives(TestCase):
             (instances, "Machine", LightMachine),
         ):
             self.patch(module, name, value)
+        # PB's references tell the other side when they are collected, and that may be done in hypothesis's thread: the
+        # reactor is not made for that.
+        gc.disable()
+        self.addCleanup(gc.enable)
         # A worker that cannot go on stops its process; here, that is everybody's.
         for module in (base, pb, pbutil):
             self.patch(module, "reactor", Unstoppable())
@@ -123,6 +128,7 @@ class Lives(TestCase):
             def teardown(self) -> None:
                 if self.farm is not None:
                     call(self.farm.stop)
+                    call(gc.collect)
 
         def run() -> None:
             run_state_machine_as_test(

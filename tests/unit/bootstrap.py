@@ -201,5 +201,5 @@ class FamilyTestCase(BootstrapTestCase):
     @property
     def steps(self) -> list[str]:
         """What was called, but for queries of packages and what runs something else."""
-        queries = ("dpkg ", "rpm ", "apk info ", "pkg info ", "brew list ", "sudo ", "stat ")
+        queries = ("dpkg ", "rpm ", "apk info ", "pkg info ", "brew list ", "sudo ", "stat ", "zypper -q -n repos")
         return [call for call in self.called if not call.startswith(queries)]

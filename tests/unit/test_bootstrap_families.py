@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import plistlib
+import pty
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import termios
+import time
 
 from tests.unit.bootstrap import FAMILIES, FamilyTestCase, packaged
 from tests.unit.files import write
-from tests.unit.sandbox import SHELLS
+from tests.unit.sandbox import MASTER, PASSWORD, SHELLS, WORKER
 
 ENDED = "off the worker has ended"
 
@@ -79,7 +85,7 @@ class FamilyTests(FamilyTestCase):
         worker = "worker"
         for name, user, su in (
             ("debian", "useradd --system --home-dir {} buildbot", "su -s /bin/sh buildbot -c"),
-            ("freebsd", "pw useradd buildbot -d {} -s /bin/sh", "su buildbot -c"),
+            ("freebsd", "pw useradd buildbot -d {} -s /bin/sh", "su -m buildbot -c"),
             ("macos", "dscl . -create /Users/buildbot NFSHomeDirectory {}", "sudo -u buildbot sh -c"),
         ):
             self.setUp()
@@ -107,6 +113,43 @@ class FamilyTests(FamilyTestCase):
         self.assertEqual((shell, plist), (["/bin/sh", "-c"], {"RunAtLoad": True}))
         self.assertIn(f"cd {self.home}/worker; exec {self.sandbox.bin}/buildbot-worker start", life)
         self.assertEqual(self.sandbox.calls("switch"), [])
+
+    def test_end_of_boot(self) -> None:
+        """It goes on when FreeBSD's boot has ended: that hangs up, and makes what was opened of the console useless."""
+        for shell in SHELLS:
+            self.setUp()
+            self.family("freebsd")
+            self.prepared()
+            self.sandbox.use(SHELLS[shell])
+            go, console = self.sandbox.path("go"), self.sandbox.path("dev/console")
+            self.record("pkg", f"[ $1 = info ] && exit 1; until [ -e '{go}' ]; do {shutil.which('sleep')} 0.02; done")
+            script = write(self.sandbox.root, "bootstrap", self.on_machine(packaged("freebsd")))
+            at, terminal = pty.openpty()
+            self.addCleanup(os.close, at)
+
+            def lead(terminal: int = terminal) -> None:
+                # Whoever started these tests may have had it ignored.
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
+                os.setsid()
+                fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+            boot = subprocess.Popen(
+                [*SHELLS[shell], script],
+                env=self.sandbox.environment(
+                    BB_MASTER=MASTER, BB_NAME=WORKER, BB_PASSWORD=PASSWORD, BB_PACKAGES="one",
+                    EC2UD_SWITCH=self.sandbox.path("switch"),
+                ),
+                stdin=terminal, stdout=terminal, stderr=terminal, cwd=self.sandbox.root, preexec_fn=lead,
+            )  # fmt: skip
+            os.close(terminal)
+            self.assertEqual(boot.wait(), 0)
+            os.rename(console, f"{console} before")
+            write(self.sandbox.root, "go", "")
+            while self.sandbox.processes():
+                time.sleep(0.02)
+            self.assertIn("phase=start-worker", self.sandbox.log.splitlines()[-1])
+            self.assertEqual(self.sandbox.console[-1], self.sandbox.log.splitlines()[-1])
+            self.assertEqual(self.sandbox.calls("switch"), [ENDED])
 
     def test_background_failure(self) -> None:
         """Where the script returns at once, it powers off itself when it fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ from twisted.internet import endpoints
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SkipTest
 
 from tests.unit.bootstrap import BootstrapTestCase, packaged
 from tests.unit.sandbox import MASTER, PASSWORD, SHELLS, WORKER
@@ -103,6 +105,20 @@ class SecretTests(BootstrapTestCase):
                 self.bootstrap(packaged("debian"), shell, BB_PASSWORD=password)
                 (name,) = os.listdir(self.sandbox.path("run"))
                 self.assertEqual(self.sandbox.read("run", name, "password"), password + "\n")
+
+    def test_here_documents(self) -> None:
+        """A bash that writes a here-document into a file, as those before 5.1 do, writes it beside the password's."""
+        if "bash" not in SHELLS:
+            raise SkipTest("bash is not installed")
+        self.prepared()
+        path = self.sandbox.path("here")
+        self.record("cat", f"{shutil.which('readlink')} /proc/self/fd/0 >>'{path}'; exec {shutil.which('cat')}")
+        self.bootstrap(packaged("debian"), "bash", BASH_COMPAT="50")
+        self.assertEqual(self.status, 0)
+        (secret,) = os.listdir(self.sandbox.path("run"))
+        (here,) = self.sandbox.read("here").splitlines()
+        self.assertTrue(here.startswith(self.sandbox.path("run", secret)), here)
+        self.assertEqual(os.listdir(self.sandbox.path("run", secret)), ["password"])
 
     def test_no_password(self) -> None:
         """Without one, the script ends at once."""

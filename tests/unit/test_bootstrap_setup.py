@@ -98,14 +98,13 @@ class SetupTests(FamilyTestCase):
         """What is needed to build a package of the distribution."""
         for name, expected in (
             ("debian", f"{APT} build-dep %s"),
-            ("redhat", "dnf-builddep -q -y %s"),
+            ("redhat", "dnf -q -y builddep %s"),
             ("suse", "zypper -q -n source-install -d %s"),
             ("freebsd", "pkg install -q needed-by-%s"),
             ("macos", "brew install -q --only-dependencies --include-build %s"),
         ):
             self.setUp()
             self.family(name)
-            self.record("dnf-builddep")
             if name == "suse":
                 self.record(
                     "zypper", "echo '# | Alias | Name'; echo '2 | repo-source | Sources'; echo '3 | repo | Main'"
@@ -121,6 +120,23 @@ class SetupTests(FamilyTestCase):
             if name == "suse":
                 self.assertIn("zypper -q -n modifyrepo -e 2", self.steps)
                 self.assertNotIn("zypper -q -n modifyrepo -e 3", self.steps)
+
+    def test_build_dep_of_dnf(self) -> None:
+        """It is a plugin of dnf's, which may be missing; yum has a command for it."""
+        self.family("redhat")
+        self.record("dnf", 'case "$*" in "builddep --help") exit 1 ;; esac')
+        self.bootstrap(packaged("redhat"), BB_BUILD_DEP="one")
+        self.assertEqual(self.status, 0)
+        self.assertEqual(
+            self.steps[:3], ["dnf builddep --help", "dnf -q -y install dnf-command(builddep)", "dnf -q -y builddep one"]
+        )
+        os.unlink(os.path.join(self.sandbox.bin, "dnf"))
+        os.unlink(self.sandbox.path("names"))
+        for name in ("yum", "yum-builddep"):
+            self.record(name)
+        self.bootstrap(packaged("redhat"), BB_BUILD_DEP="one")
+        self.assertEqual(self.status, 0)
+        self.assertEqual(self.steps[:2], ["yum -q -y install yum-utils", "yum-builddep -q -y one"])
 
     def test_build_dep_sources(self) -> None:
         """apt gets to know where sources are: files of both kinds."""
@@ -155,6 +171,14 @@ class SetupTests(FamilyTestCase):
         lines = self.bootstrap(packaged("redhat"), BB_SETUP=setup)
         self.assertEqual(self.phases([lines[0], lines[2]]), ["setup", "start-worker"])
         self.assertEqual((lines[1], self.sandbox.read("set up")), ("# done", f"{WORKER} none"))
+
+    def test_commands_with_urls(self) -> None:
+        """Commands that begin like a URL, such as those that set a proxy, are none."""
+        for setup in ("http_proxy=http://p.example; echo $http_proxy", "https_proxy=http://p.example echo a://b"):
+            self.setUp()
+            self.family("redhat")
+            lines = self.bootstrap(packaged("redhat"), BB_SETUP=setup)
+            self.assertEqual((self.status, lines[1]), (0, "http://p.example" if setup[4] == "_" else "a://b"), lines)
 
     def fetched(self, script: str, url: str = "https://a.example/setup", **environment: str) -> list[str]:
         """Run with a script at a URL, which is there at the third attempt."""

@@ -155,6 +155,33 @@ class RestartTests(WatchTestCase):
                 ],
             )
 
+    @defer.inlineCallbacks
+    def test_image_of_it(self) -> Any:
+        """An instance of an image that was made of it is not ended by what the former one has left there."""
+        for shell in SHELLS:
+            sandbox = self.machine(shell)
+            sandbox.link("readlink")
+            sandbox.record("sleep", f"exec {SLEEP} 60")
+            script = sandbox.path("var/lib/cloud/scripts/per-boot/buildbot-ec2ud")
+            os.makedirs(os.path.dirname(script))
+            instance = sandbox.path("var/lib/cloud/instance")
+            for number, lifetime in enumerate((3600, 7200)):
+                os.symlink(f"/var/lib/cloud/instances/i-{number}", instance)
+                if number:
+                    self.assertEqual(
+                        (self.spawn([script], sandbox, sandbox.environment()).wait(), sandbox.processes()), (0, [])
+                    )
+                self.start(sandbox, HANGS, shell, max_lifetime=lifetime)
+                yield self.until_called(sandbox, "sleep")
+                sandbox.end()
+                os.unlink(sandbox.path("sleep.calls"))
+                self.spawn([script], sandbox, sandbox.environment())
+                yield self.until_called(sandbox, "sleep")
+                self.assertEqual(sandbox.calls("sleep"), [str(lifetime)])
+                sandbox.end()
+                os.unlink(sandbox.path("sleep.calls"))
+                os.unlink(instance)
+
 
 class LifetimeTests(WatchTestCase):
     """``max_lifetime``."""

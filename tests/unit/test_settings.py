@@ -191,6 +191,7 @@ MISTAKES: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"bootstrap_env": {"BB_PASSWORD": "c"}}, "bootstrap_env", "BB_PASSWORD is not yours to set"),
     ({"bootstrap_env": {"A": None}}, "bootstrap_env", "A is not a text"),
     ({"bootstrap_env": {"A": "\ud800"}}, "bootstrap_env", "A is no text that UTF-8 can write"),
+    ({"bootstrap_env": {"UID": "0"}}, "bootstrap_env", "UID is not yours to set"),
     ({"bootstrap_env": {"BB_REGION": "c"}}, "bootstrap_env", "BB_REGION is not yours to set"),
     ({"bootstrap_env": {"BB_TLS_CERT": "c"}}, "bootstrap_env", "BB_TLS_CERT is not yours to set"),
     ({"bootstrap_env": {"A": "b" * 16384}}, "bootstrap_script", "EC2 takes 16,384"),

@@ -258,7 +258,7 @@ class LimitTests(SynchronousTestCase):
             script = load(family, None, [])
             if not script.windows:
                 data = UserData(master, "w" * 64, password, {}, script, 86400, 86400, True).render()
-                self.assertGreater(LIMIT - len(data), 1300, family)
+                self.assertGreater(LIMIT - len(data), 2000, family)
         data = UserData("m:1", "w", "p", {}, InlineScript(OK), 86400, 86400, True).render()
         self.assertLess(len(data) - len(OK), 9000)
 

@@ -8,11 +8,15 @@ use_apt() {
     export DEBIAN_FRONTEND=noninteractive
     lists=old
     has() { dpkg -s "$1" 2>/dev/null | grep -q '^Status: install ok'; }
-    apt() {
-        # If a first boot's own update holds the lock of the lists, apt-get does not wait for it.
-        [ "$lists" = new ] || retry 60 apt-get -qq update
+    apt() { retry 3 apt_once "$@"; }
+    apt_once() {
+        # If a first boot's own update holds the lock of the lists, apt-get does not wait for it. In a process of its own,
+        # because it is retried itself.
+        [ "$lists" = new ] || (retry 60 apt-get -qq update) || return 1
+        # Without a network, an update only warns, and ends well: what cannot be installed then needs another one.
+        lists=old
+        apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@" || return 1
         lists=new
-        retry 3 apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
     }
     install() { apt install ca-certificates "$@"; }
     build_dep() {

@@ -13,8 +13,12 @@ use_dnf() {
     has() { rpm -q "$1" >/dev/null 2>&1; }
     install() { retry 3 "$dnf" -q -y install "$@"; }
     build_dep() {
-        # yum-utils is in dnf-utils, where there is dnf.
-        install yum-utils
-        retry 3 "$dnf-builddep" -q -y "$1" || yum-builddep -q -y "$1"
+        if [ "$dnf" = yum ]; then
+            install yum-utils
+            retry 3 yum-builddep -q -y "$1"
+        else
+            "$dnf" builddep --help >/dev/null 2>&1 || install 'dnf-command(builddep)'
+            retry 3 "$dnf" -q -y builddep "$1"
+        fi
     }
 }

@@ -7,7 +7,8 @@ use_pkg() {
     [ -n "${BB_WORKER_VERSION:-}${BB_WORKER_INDEX:-}${BB_WORKER_WHEELS:-}" ] || from=package
     packaged=devel/py-buildbot-worker
     packaged_tls='security/py-openssl security/py-service_identity'
-    su='su buildbot'
+    # With root's shell: the account may have none.
+    su='su -m buildbot'
     export ASSUME_ALWAYS_YES=yes
     has() { pkg info -qe "$1"; }
     install() { retry 9 pkg install -q "$@"; }

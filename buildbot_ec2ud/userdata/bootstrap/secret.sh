@@ -6,8 +6,12 @@ mkdir -p "$home"
 for secret in /run /dev/shm "$home"; do ! grep -qs " $secret tmpfs " /proc/mounts || break; done
 secret=$(mktemp -d "$secret/buildbot-worker.XXXXXX")
 trap 'rm -rf "$secret"' EXIT
-# Where a shell writes a here-document into a file, it is in $TMPDIR.
-(umask 077 && TMPDIR=$secret && cat >"$secret/password") <<E
+# An older bash writes a here-document into a file in $TMPDIR, which has to be set by then.
+(
+    umask 077
+    TMPDIR=$secret
+    cat >"$secret/password" <<E
 $BB_PASSWORD
 E
+)
 unset BB_PASSWORD

@@ -59,7 +59,7 @@ fetch_setup() {
 
 setup() {
     case $BB_SETUP in
-        http*://*) ;;
+        http://* | https://*) ;;
         *)
             sh -euc "$BB_SETUP"
             return
@@ -155,9 +155,16 @@ run() {
         return
     fi
     trap - EXIT
-    # In braces, no shell would run the trap.
+    # When FreeBSD's boot has ended, whatever it has left in its session gets this signal; and a file of the console that was
+    # opened before is of no use any more.
+    trap '' HUP
     (
-        trap 'rm -rf "$secret"; sh "${EC2UD_SWITCH:-}" off "the bootstrap script failed" || shutdown -p now' EXIT
-        main
-    ) 2>&1 </dev/null | tee -a /var/log/buildbot-ec2ud.log /dev/console >/dev/null 2>&1 &
+        # In braces, no shell would run the trap.
+        (
+            trap 'rm -rf "$secret"; sh "${EC2UD_SWITCH:-}" off "the bootstrap script failed" || shutdown -p now' EXIT
+            main
+        ) 2>&1 | while IFS= read -r line || [ -n "$line" ]; do
+            printf '%s\n' "$line" | tee -a /var/log/buildbot-ec2ud.log /dev/console || :
+        done
+    ) </dev/null >/dev/null 2>&1 &
 }
