@@ -70,11 +70,12 @@ WAYS: dict[str, tuple[dict[str, Any], str, int, tuple[str, ...]]] = {
         RETRY,
         ("InsufficientFreeAddressesInSubnet: ",),
     ),
-    "throttle": ({}, "throttled:RunInstances*1000", RETRY, ("RequestLimitExceeded: Request limit exceeded. ",)),
     "trouble-at-ec2": ({}, "unavailable:RunInstances*1000", RETRY, ("Unavailable: The service is unavailable. ",)),
     "proxy": ({}, "html:RunInstances*1000", RETRY, ("the answer is a 'html', not EC2's",)),
     "clock": ({}, "wrong-date:RunInstances*1000", RETRY, ("RequestExpired: ", "clock")),
     "launch": ({}, "launch-failure=Server.InternalError", RETRY, ("is terminated (Server.InternalError: ",)),
+    # Behind the others: calls are made slowly after it.
+    "throttle": ({}, "throttled:RunInstances*1000", RETRY, ("RequestLimitExceeded: Request limit exceeded. ",)),
     # The last one: the fleet asks for nothing more on this market for a minute.
     "quota": ({}, "quota=on-demand:0", RETRY, ("VcpuLimitExceeded: ",)),
 }
@@ -87,7 +88,8 @@ class Refusals(FarmTestCase):
     def test_ways(self) -> Any:
         """All of them: how the build ends, and the words on its page."""
         self.patch(query, "PATIENCE", 0.4)
-        self.patch(AbstractWorker, "quarantine_initial_timeout", 1000)
+        # Nobody comes back while another is looked at.
+        self.patch(AbstractWorker, "quarantine_timeout", 1000)
         self.start_ec2()
         workers = [self.worker(name, capacity_memory=0, **arguments) for name, (arguments, *_) in WAYS.items()]
         factory = util.BuildFactory([steps.ShellCommand(name="command", command=["true"])])

@@ -178,8 +178,12 @@ class Impostors(InstanceTestCase):
         """With the right certificate, the same worker does talk: it is able to, and the others below refuse to."""
         identity = self.identity("127.0.0.1")
         yield self.listen(identity)
-        yield self.connect(Path(identity.certificate).read_text())
+        instance_id = yield self.connect(Path(identity.certificate).read_text())
         yield self.until(lambda: b"w-0123456789" in b"".join(self.impostor.told), what="a worker's name")
+        # The impostor complains of each login: there must come no more of them.
+        yield self.call("terminate_instances", InstanceIds=[instance_id])
+        yield self.until_gone()
+        yield self.until(lambda: self.impostor.lost, what="the end of the connection")
         self.assertNotIn(PASSWORD.encode(), b"".join(self.impostor.told))
         self.flushLoggedErrors(UnhandledCredentials)
 
