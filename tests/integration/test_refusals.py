@@ -11,6 +11,7 @@ from twisted.internet import defer
 
 from buildbot_ec2ud.ec2 import query
 from buildbot_ec2ud.embedded import Faults
+from buildbot_ec2ud.fleet import region
 from tests.support import FarmTestCase, configuration
 
 #: By a name: a worker's arguments, the faults of EC2, whether the build is tried again, and what its page says.
@@ -88,6 +89,7 @@ class Refusals(FarmTestCase):
     def test_ways(self) -> Any:
         """All of them: how the build ends, and the words on its page."""
         self.patch(query, "PATIENCE", 0.4)
+        self.patch(region, "STOP_TIMEOUT", 1)  # what an unanswered launch has started is looked for
         # Nobody comes back while another is looked at.
         self.patch(AbstractWorker, "quarantine_timeout", 1000)
         self.start_ec2()
