@@ -166,6 +166,7 @@ class Demo:
             "www_url": f"http://127.0.0.1:{self._port}/",
             "pb_port": "tcp:0:interface=127.0.0.1",
             "collapse_requests": False,
+            "keep_logs": 0,  # no janitor: the only scheduler and the only builder are those to be shown
         }
         # Long enough for all to build at the same time, though their processes take turns to start.
         pause = max(1, self._workers // 2)

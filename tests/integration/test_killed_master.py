@@ -50,7 +50,7 @@ class Process(protocol.ProcessProtocol):
 
 
 class KilledMaster(FarmTestCase):
-    timeout = 120
+    timeout = 240
 
     @defer.inlineCallbacks
     def create(self) -> Any:
@@ -106,7 +106,7 @@ class KilledMaster(FarmTestCase):
         yield process.ended
         self.assertEqual(len(self.ec2.alive()), COUNT + 1)
         back = self.start(building=False)
-        yield self.until(lambda: self.ec2.alive() == [second], seconds=60, what="the end of the leftovers")
+        yield self.until(lambda: self.ec2.alive() == [second], seconds=120, what="the end of the leftovers")
         log = (self.basedir / "twistd.log").read_text() + back.output.decode()
         self.assertEqual(log.count("it is older than this process"), COUNT)
         os.kill(back.transport.pid, signal.SIGTERM)
