@@ -14,12 +14,15 @@ from buildbot_ec2ud.fleet.rental import Rental
 
 #: Seconds that EC2 may take to say what has become of an instance.
 LOOK_TIMEOUT = 10.0
+#: Seconds that a build may take to end when its worker is lost; its text would be Buildbot's after that.
+FINISH_TIMEOUT = 60.0
 
 
 class LossesMixin:
     """The part of a latent worker that notices, and tells, that its instance is lost.
 
-    A subclass has ``rental``, ``lifeline``, ``console``, ``idle`` and ``forget_shutdown``.
+    A subclass has ``rental``, ``lifeline``, ``console``, ``idle``, ``finish_broken`` and
+    ``forget_shutdown``.
     """
 
     rental: Rental | None
@@ -44,6 +47,8 @@ class LossesMixin:
             if rental.instance.lifecycle == "spot":
                 rental.fleet.capacity.lost({request.id for build in builds for request in build.requests})
             rental.fleet.background.run(self._tell_loss(rental, builds, self.lifeline.page.hidden))
+        if builds:
+            self._deferwaiter.add(self.finish_broken(builds))
         yield super().detached()
         self.forget_shutdown()
         self._end_lost()
@@ -80,7 +85,7 @@ class LossesMixin:
             page.write(f"{text}\n")
             page.console(console)
             yield page.finish()
-            yield build.waitUntilFinished()
+            yield build.waitUntilFinished().addTimeout(FINISH_TIMEOUT, self.master.reactor)
             yield self.master.data.updates.setBuildStateString(build.buildid, page.clean(text))
 
     @defer.inlineCallbacks

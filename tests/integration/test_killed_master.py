@@ -105,8 +105,13 @@ class KilledMaster(FarmTestCase):
         process.transport.signalProcess("KILL")
         yield process.ended
         self.assertEqual(len(self.ec2.alive()), COUNT + 1)
+        looks = self.ec2.calls["DescribeInstances"]
         back = self.start(building=False)
-        yield self.until(lambda: self.ec2.alive() == [second], seconds=120, what="the end of the leftovers")
+        # Its process takes its time to start, on a busy machine.
+        yield self.until(
+            lambda: self.ec2.calls["DescribeInstances"] > looks, seconds=120, what="the look for leftovers"
+        )
+        yield self.until(lambda: self.ec2.alive() == [second], seconds=60, what="the end of the leftovers")
         log = (self.basedir / "twistd.log").read_text() + back.output.decode()
         self.assertEqual(log.count("it is older than this process"), COUNT)
         os.kill(back.transport.pid, signal.SIGTERM)

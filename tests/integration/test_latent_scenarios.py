@@ -323,8 +323,8 @@ class Unanswered(LatentTestCase):
     @defer.inlineCallbacks
     def test_lost(self):
         """An answer that is lost: the request can be had by anybody, and the instance is found and ended."""
-        # A worker that had attached by then would meet a mistake of Buildbot 4.3's: where its connection ends between the
-        # ping and the start of the build, the build never ends.
+        # Its worker does not come before that. A build that has one and loses it is tried again at once, so that its request
+        # can be claimed again before this looks at it: test_losses.
         self.patch(Computer, "connects", False)
         yield self.start()
         run = self.hold("run_instances", NoAnswer("a bad day"))

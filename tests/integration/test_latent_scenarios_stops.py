@@ -40,7 +40,8 @@ class StopTestCase(LatentTestCase):
         """The request has got a second instance."""
         yield self.results(request, SUCCESS)
         self.assertEqual(self.ec2.calls["RunInstances"], 2)
-        yield self.until(lambda: len(self.ec2.alive()) == 1, what="the end of the first instance")
+        first = next(iter(self.ec2.states()))
+        yield self.until(lambda: self.ec2.states()[first] == "terminated", what="the end of the first instance")
 
     def hold_connection(self) -> None:
         """Let the master not notice that the worker's connection ends before it is cut."""

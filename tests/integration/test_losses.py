@@ -11,7 +11,7 @@ from buildbot.process.results import RETRY, SUCCESS
 from buildbot.worker.latent import States
 from twisted.internet import defer
 
-from buildbot_ec2ud import losses
+from buildbot_ec2ud import losses, workarounds
 from buildbot_ec2ud.embedded.machine import Machine
 from buildbot_ec2ud.fleet import region, watcher
 from buildbot_ec2ud.userdata.scripts import packaged
@@ -87,6 +87,29 @@ class Builds(FarmTestCase):
         (first,) = yield self.master.master.data.get(("builds",), filters=[Filter("number", "eq", [1])])
         text = f"EC2 does not say what has become of instance {self.instance}: no answer within 0.2 s"
         self.assertIn(text, first["state_string"])
+
+    @defer.inlineCallbacks
+    def test_before_it_begins(self):
+        """A connection that ends between Buildbot's ping and the start of the build: the build is tried again."""
+        self.patch(workarounds, "NOTICE", 0.5)
+        yield self.farm()
+        worker = self.master.master.workers.workers["w"]
+        updates = self.master.master.data.updates
+        finish = updates.finishStep
+
+        @defer.inlineCallbacks
+        def lose(*args: Any) -> Any:
+            updates.finishStep = finish
+            worker.conn.mind.broker.transport.abortConnection()
+            yield self.until(lambda: worker.conn is None, what="the end of the connection")
+            yield finish(*args)
+
+        self.patch(updates, "finishStep", lose)
+        build = yield self.master.force_build("b")
+        self.assertEqual((build.results, [attempt.results for attempt in build.attempts]), (SUCCESS, [RETRY]))
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)  # of Buildbot's, as it fails
+        self.flush()
+        yield self.until_gone()
 
     @defer.inlineCallbacks
     def test_connection_that_does_not_close(self):
