@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from buildbot_ec2ud import __version__, template_files
+from buildbot_ec2ud import __version__, descriptions, template_files
 
 #: What is said where the demo's libraries are not installed.
 _MISSING = "{}; pip install 'buildbot-ec2ud[embedded]'"
@@ -59,28 +59,30 @@ def _differences(directory: Path) -> int:
 
 
 def _instances(options: argparse.Namespace) -> int:
-    from buildbot_ec2ud import instances  # takes a second: Buildbot's master, and EC2's model
+    from buildbot_ec2ud.commands import instances  # takes a second: Buildbot's master, and EC2's model
 
     return instances.run(options.directory, lambda found: found.show(options.json, options.all_masters))
 
 
 def _reap(options: argparse.Namespace) -> int:
-    from buildbot_ec2ud import instances
+    from buildbot_ec2ud.commands import instances
 
     return instances.run(options.directory, lambda found: found.reap(options.timeout, options.yes, options.force))
 
 
 def _userdata(options: argparse.Namespace) -> int:
-    from buildbot_ec2ud import commands, userdata_command
+    from buildbot_ec2ud import commands
+    from buildbot_ec2ud.commands import userdata
 
     return commands.run(
         options.directory,
-        lambda reactor, path: userdata_command.show(reactor, path, options.worker, options.json, options.raw),
+        lambda reactor, path: userdata.show(reactor, path, options.worker, options.json, options.raw),
     )
 
 
 def _check(options: argparse.Namespace) -> int:
-    from buildbot_ec2ud import check, commands
+    from buildbot_ec2ud import commands
+    from buildbot_ec2ud.commands import check
 
     return commands.run(
         options.directory, lambda reactor, path: check.Check(reactor, path, options.workers).run(options.json)
@@ -140,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="a master, an EC2 and its instances on this machine",
-        description=_DEMO,
+        description=descriptions.DEMO,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
@@ -162,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser(
         "init",
         help="make a master with its own copy of the template",
-        description=_INIT,
+        description=descriptions.INIT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     init.add_argument("directory", metavar="DIR")
@@ -176,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     path = commands.add_parser(
         "template",
         help="print the path of the packaged master.cfg",
-        description=_TEMPLATE,
+        description=descriptions.TEMPLATE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     path.set_defaults(function=_template)
@@ -189,7 +191,7 @@ def _add_looks(commands: Any) -> None:
     userdata = commands.add_parser(
         "userdata",
         help="show what an instance of a worker would get",
-        description=_USERDATA,
+        description=descriptions.USERDATA,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     userdata.add_argument("worker", metavar="WORKER", help="name of the worker")
@@ -202,7 +204,7 @@ def _add_looks(commands: Any) -> None:
     check = commands.add_parser(
         "check",
         help="ask AWS whether workers can be started",
-        description=_CHECK,
+        description=descriptions.CHECK,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     check.add_argument("directory", metavar="DIR", nargs="?", default=".", help="the master's directory (default: .)")
@@ -215,7 +217,7 @@ def _add_instances(commands: Any) -> None:
     show = commands.add_parser(
         "instances",
         help="list what a master has on EC2",
-        description=_INSTANCES,
+        description=descriptions.INSTANCES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     show.add_argument("directory", metavar="DIR", nargs="?", default=".", help="the master's directory (default: .)")
@@ -226,7 +228,7 @@ def _add_instances(commands: Any) -> None:
     reap = commands.add_parser(
         "reap",
         help="end what a master has left on EC2",
-        description=_REAP,
+        description=descriptions.REAP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     reap.add_argument("directory", metavar="DIR", nargs="?", default=".", help="the master's directory (default: .)")
@@ -236,62 +238,6 @@ def _add_instances(commands: Any) -> None:
         "--timeout", type=_seconds, default=300.0, metavar="S", help="seconds to wait for their end (default: 300)"
     )
     reap.set_defaults(function=_reap)
-
-
-_DEMO = """\
-Creates a Buildbot master from the packaged template, starts it together with
-an embedded EC2 whose instances really run their user-data, and prints a line
-for each thing that happens. Exit status with --once: 0 only if every build
-succeeded and no instance is left. Nothing stays behind."""
-
-_INIT = """\
-Makes a master in DIR, as 'buildbot create-master' does, with its own copy of
-the packaged template: master.cfg, settings.toml, platforms.toml, and the
-bootstrap scripts. What is there already stays as it is. After an upgrade,
---diff shows what the packaged files have otherwise than the copy, as a unified
-diff: take from it what you want. Exit status: 0 if all is there now, or if
-there is no difference; 1 if something went wrong; 2 for a wrong command line;
-3 if there are differences."""
-
-_TEMPLATE = """\
-Prints the path of the packaged master.cfg, for
-buildbot create-master -r --config "$(buildbot-ec2ud template)" DIR
-Exit status: 0, or 2 for a wrong command line."""
-
-_USERDATA = """\
-Prints the user-data that an instance of WORKER would get, with its password
-masked; how it gets there, and its size; and what the shell itself, and
-ShellCheck where it is installed, find wrong with it. Values that only a build
-has are left open. The master need not run, and AWS is not asked. Exit status:
-0 if nothing is wrong, 1 if something is, or if the configuration cannot be
-loaded or has no such worker, 2 for a wrong command line."""
-
-_CHECK = """\
-Asks AWS whether the workers of the master in DIR can be started as they are
-configured: credentials, clock, image, subnets, security groups, instance types
-in their zones, key pair, launch template, volumes, Elastic IP address, and a
-dry run of each launch. Nothing is launched or changed. Each line says what was
-found and, of a problem, what to do; workers that share something share its
-line. What is known only when a build starts is told, and does not count. Exit
-status: 0 if all is fine; 1 if there is a problem, or the configuration cannot
-be loaded or has no such worker; 2 for a wrong command line; 3 if there is no
-problem, but something could not be asked."""
-
-_INSTANCES = """\
-Lists the instances of the master in DIR that EC2 has not ended, in all regions
-and accounts that its configuration uses. The master need not run. Exit status:
-0 if all could be asked, 1 if not, or if the configuration cannot be loaded,
-2 for a wrong command line."""
-
-_REAP = """\
-Ends what a master has left behind: all instances with its tag, in all regions
-and accounts that its configuration uses; never those of another master. Without
---yes they are only listed. A running master ends by itself what it does not
-need, so this refuses to run beside one. It looks for DIR/twistd.pid: a master
-that was started with --nodaemon has none, and its instances would be ended.
-Exit status: 0 if nothing is left, or EC2 has confirmed the end of all; 1 if
-something went wrong; 2 for a wrong command line; 3 if, without --yes, there is
-something to end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

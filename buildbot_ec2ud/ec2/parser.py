@@ -7,14 +7,14 @@ an error, never "no instances".
 from __future__ import annotations
 
 import base64
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from typing import Any
 
-from lxml import etree
 from twisted.internet import defer, task
 from txaws.ec2 import client, model
 
 from buildbot_ec2ud.ec2 import xml
+from buildbot_ec2ud.ec2.answers import Node, answer, expect, listing
 from buildbot_ec2ud.ec2.attaching import Address, BlockDevice, Volume, VolumeAttachment
 from buildbot_ec2ud.ec2.errors import LACKED_CAPACITY, NoAnswer
 from buildbot_ec2ud.ec2.images import Image
@@ -86,7 +86,7 @@ class Parser(client.Parser):
     """Parses the answers to the calls that the project makes; the others are txAWS's."""
 
     def instance(self, element: Any, reservation: model.Reservation) -> Instance:
-        node = _Node(element, _OF_INSTANCE)
+        node = Node(element, _OF_INSTANCE)
         text = node.text
         instance = Instance(
             text("instanceId"),
@@ -105,7 +105,7 @@ class Parser(client.Parser):
         )
         if not instance.instance_id or not instance.instance_state:
             raise NoAnswer("an instance without an id or a state in EC2's answer")
-        instance.tags = {tag.text("key"): tag.text("value") for tag in map(_Node, node.items("tagSet"))}
+        instance.tags = {tag.text("key"): tag.text("value") for tag in map(Node, node.items("tagSet"))}
         reason = node.child("stateReason")
         instance.state_reason = (reason.text("code"), reason.text("message"))
         instance.state_transition_reason = text("reason")
@@ -116,13 +116,13 @@ class Parser(client.Parser):
         return instance
 
     def _reservation(self, element: Any) -> Iterator[Instance]:
-        node = _Node(element)
+        node = Node(element)
         reservation = model.Reservation(node.text("reservationId"), node.text("ownerId"))
         for item in node.items("instancesSet"):
             yield self.instance(item, reservation)
 
     def run_instances(self, xml_bytes: bytes) -> list[Instance]:
-        instances = list(self._reservation(_answer(xml_bytes, "RunInstances")))
+        instances = list(self._reservation(answer(xml_bytes, "RunInstances")))
         if not instances:
             raise NoAnswer("RunInstances: there is no instance in the answer")
         return instances
@@ -135,7 +135,7 @@ class Parser(client.Parser):
 
         :return: the instances, and the token of the next page (None after the last).
         """
-        page = _instances_page(_answer(xml_bytes, "DescribeInstances"))
+        page = _instances_page(answer(xml_bytes, "DescribeInstances"))
         instances = [instance for item in page.items("reservationSet") for instance in self._reservation(item)]
         return instances, page.text("nextToken") or None
 
@@ -162,17 +162,17 @@ class Parser(client.Parser):
 
         :return: the images, and the token of the next page (None after the last).
         """
-        root = _answer(xml_bytes, "DescribeImages")
+        root = answer(xml_bytes, "DescribeImages")
         if root.find("{*}imagesSet") is None:
             raise NoAnswer("DescribeImages: the answer has no imagesSet")
-        page = _Node(root)
+        page = Node(root)
         return [_image(item) for item in page.items("imagesSet")], page.text("nextToken") or None
 
     def terminate_instances(self, xml_bytes: bytes) -> list[tuple[str, str, str]]:
-        answer = _Node(_answer(xml_bytes, "TerminateInstances"))
+        root = Node(answer(xml_bytes, "TerminateInstances"))
         return [
             (node.text("instanceId"), node.child("previousState").text("name"), node.child("currentState").text("name"))
-            for node in map(_Node, answer.items("instancesSet"))
+            for node in map(Node, root.items("instancesSet"))
         ]
 
     def describe_spot_price_history_page(self, xml_bytes: bytes) -> tuple[list[float], str | None]:
@@ -180,16 +180,16 @@ class Parser(client.Parser):
 
         :return: the prices, and the token of the next page (None after the last).
         """
-        page = _Node(_answer(xml_bytes, "DescribeSpotPriceHistory"))
+        page = Node(answer(xml_bytes, "DescribeSpotPriceHistory"))
         try:
-            prices = [float(node.text("spotPrice")) for node in map(_Node, page.items("spotPriceHistorySet"))]
+            prices = [float(node.text("spotPrice")) for node in map(Node, page.items("spotPriceHistorySet"))]
         except ValueError as error:
             raise NoAnswer(f"DescribeSpotPriceHistory: not a price: {error}") from error
         return prices, page.text("nextToken") or None
 
     def get_console_output(self, xml_bytes: bytes) -> str:
         """The text of the console; empty while EC2 has none."""
-        encoded = _Node(_answer(xml_bytes, "GetConsoleOutput")).text("output")
+        encoded = Node(answer(xml_bytes, "GetConsoleOutput")).text("output")
         try:
             return base64.b64decode(encoded, validate=False).decode("utf-8", "replace")
         except ValueError as error:
@@ -197,30 +197,30 @@ class Parser(client.Parser):
 
     def attach_volume(self, xml_bytes: bytes) -> str:
         """The state of the attachment."""
-        return _Node(_answer(xml_bytes, "AttachVolume")).text("status")
+        return Node(answer(xml_bytes, "AttachVolume")).text("status")
 
     def describe_volumes(self, xml_bytes: bytes) -> list[Volume]:
-        root = _listing(xml_bytes, "DescribeVolumes", "volumeSet")
-        return [_volume(node) for node in map(_Node, root.items("volumeSet"))]
+        root = listing(xml_bytes, "DescribeVolumes", "volumeSet")
+        return [_volume(node) for node in map(Node, root.items("volumeSet"))]
 
     def describe_addresses(self, xml_bytes: bytes) -> list[Address]:
-        root = _listing(xml_bytes, "DescribeAddresses", "addressesSet")
+        root = listing(xml_bytes, "DescribeAddresses", "addressesSet")
         names = ("publicIp", "allocationId", "associationId", "instanceId")
-        return [Address(*map(node.text, names)) for node in map(_Node, root.items("addressesSet"))]
+        return [Address(*map(node.text, names)) for node in map(Node, root.items("addressesSet"))]
 
     def associate_address(self, xml_bytes: bytes) -> str:
         """The id of the association."""
-        return _Node(_answer(xml_bytes, "AssociateAddress")).text("associationId")
+        return Node(answer(xml_bytes, "AssociateAddress")).text("associationId")
 
     def disassociate_address(self, xml_bytes: bytes) -> None:
-        _answer(xml_bytes, "DisassociateAddress")
+        answer(xml_bytes, "DisassociateAddress")
 
     def modify_instance_attribute(self, xml_bytes: bytes) -> None:
-        _answer(xml_bytes, "ModifyInstanceAttribute")
+        answer(xml_bytes, "ModifyInstanceAttribute")
 
 
 def _image(element: Any) -> Image:
-    text = _Node(element, _OF_IMAGE).text
+    text = Node(element, _OF_IMAGE).text
     image = Image(
         text("imageId"),
         text("imageState"),
@@ -235,49 +235,16 @@ def _image(element: Any) -> Image:
     return image
 
 
-class _Node:
-    """An element and its children by name, without the namespace, which changes with the version of the API.
-
-    An instance has dozens of children; to look for each by a path of its own takes lxml three times as long.
-
-    :param element: lxml's.
-    :param names: the children that matter; all of them unless given.
-    """
-
-    __slots__ = ("_children",)
-
-    def __init__(self, element: Any, names: Sequence[str] = ("{*}*",)) -> None:
-        self._children = {child.tag.rpartition("}")[2]: child for child in element.iterchildren(*names)}
-
-    def text(self, name: str) -> str:
-        """The text of a child; empty where there is none."""
-        child = self._children.get(name)
-        return "" if child is None else child.text or ""
-
-    def child(self, name: str) -> _Node:
-        """A child; one without children where there is none."""
-        child = self._children.get(name)
-        return _NOTHING if child is None else _Node(child)
-
-    def items(self, name: str) -> Iterator[Any]:
-        """The elements of a list."""
-        child = self._children.get(name)
-        return iter(()) if child is None else child.iterchildren("{*}item")
-
-
-_NOTHING = _Node(etree.Element("nothing"))
-
-
 def _block_device(item: Any) -> BlockDevice:
-    node = _Node(item)
+    node = Node(item)
     ebs = node.child("ebs")
     return BlockDevice(node.text("deviceName"), ebs.text("volumeId"), ebs.text("deleteOnTermination") == "true")
 
 
-def _volume(node: _Node) -> Volume:
+def _volume(node: Node) -> Volume:
     attachments = (
         VolumeAttachment(attachment.text("instanceId"), attachment.text("device"), attachment.text("status"))
-        for attachment in map(_Node, node.items("attachmentSet"))
+        for attachment in map(Node, node.items("attachmentSet"))
     )
     return Volume(
         node.text("volumeId"),
@@ -288,47 +255,12 @@ def _volume(node: _Node) -> Volume:
     )
 
 
-def _instances_page(root: Any) -> _Node:
+def _instances_page(root: Any) -> Node:
     """The children of the root of an answer to DescribeInstances.
 
     :raises NoAnswer: it is something else.
     """
-    _expect(root, "DescribeInstances")
+    expect(root, "DescribeInstances")
     if root.find("{*}reservationSet") is None:
         raise NoAnswer("DescribeInstances: the answer has no reservationSet")
-    return _Node(root)
-
-
-def _listing(xml_bytes: bytes, action: str, name: str) -> _Node:
-    """Parse the answer to *action*, which is a list.
-
-    :param name: of the element that the list is in, which is there when the list is empty, too.
-    :raises NoAnswer: it is something else.
-    """
-    root = _answer(xml_bytes, action)
-    if root.find(f"{{*}}{name}") is None:
-        raise NoAnswer(f"{action}: the answer has no {name}")
-    return _Node(root)
-
-
-def _answer(xml_bytes: bytes, action: str) -> Any:
-    """Parse the answer to *action*.
-
-    :raises NoAnswer: it is something else: a proxy's HTML page, cut off, empty.
-    """
-    try:
-        root = xml.parse(xml_bytes)
-    except ValueError as error:
-        raise NoAnswer(f"{action}: the answer is not XML: {error}") from error
-    _expect(root, action)
-    return root
-
-
-def _expect(root: Any, action: str) -> None:
-    """See whether *root* is that of an answer to *action*.
-
-    :raises NoAnswer: it is not.
-    """
-    name = etree.QName(root).localname
-    if name != f"{action}Response":
-        raise NoAnswer(f"{action}: the answer is a {name!r}, not EC2's")
+    return Node(root)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from twisted.internet import defer
 
+from buildbot_ec2ud.ec2.answers import Node, answer, listing
 from buildbot_ec2ud.ec2.client import EC2Client, _filters
 from buildbot_ec2ud.ec2.errors import DRY_RUN_SUCCEEDED, EC2Error, NoAnswer
-from buildbot_ec2ud.ec2.parser import _answer, _listing, _Node
 
 #: Offerings asked for in one page: EC2 takes up to 1000.
 OFFERINGS_PAGE = 1000
@@ -64,8 +64,8 @@ class SurroundingsClient(EC2Client):
         """
 
         def parse(body: bytes) -> list[Subnet]:
-            items = _listing(body, "DescribeSubnets", "subnetSet").items("subnetSet")
-            return [_subnet(node) for node in map(_Node, items)]
+            items = listing(body, "DescribeSubnets", "subnetSet").items("subnetSet")
+            return [_subnet(node) for node in map(Node, items)]
 
         return self._call("DescribeSubnets", {"Filters": _filters({"subnet-id": subnet_ids})}, parse)
 
@@ -77,8 +77,8 @@ class SurroundingsClient(EC2Client):
         """
 
         def parse(body: bytes) -> list[SecurityGroup]:
-            items = _listing(body, "DescribeSecurityGroups", "securityGroupInfo").items("securityGroupInfo")
-            return [SecurityGroup(*map(node.text, ("groupId", "groupName", "vpcId"))) for node in map(_Node, items)]
+            items = listing(body, "DescribeSecurityGroups", "securityGroupInfo").items("securityGroupInfo")
+            return [SecurityGroup(*map(node.text, ("groupId", "groupName", "vpcId"))) for node in map(Node, items)]
 
         return self._call("DescribeSecurityGroups", {"Filters": _filters({by: values})}, parse)
 
@@ -90,9 +90,7 @@ class SurroundingsClient(EC2Client):
         """
 
         def parse(body: bytes) -> list[str]:
-            return [
-                _Node(item).text("keyName") for item in _listing(body, "DescribeKeyPairs", "keySet").items("keySet")
-            ]
+            return [Node(item).text("keyName") for item in listing(body, "DescribeKeyPairs", "keySet").items("keySet")]
 
         return self._call("DescribeKeyPairs", {"Filters": _filters({"key-name": names})}, parse)
 
@@ -104,8 +102,8 @@ class SurroundingsClient(EC2Client):
         """
 
         def parse(body: bytes) -> tuple[list[tuple[str, str]], str | None]:
-            page = _listing(body, "DescribeInstanceTypeOfferings", _OFFERINGS)
-            found = [(node.text("instanceType"), node.text("location")) for node in map(_Node, page.items(_OFFERINGS))]
+            page = listing(body, "DescribeInstanceTypeOfferings", _OFFERINGS)
+            found = [(node.text("instanceType"), node.text("location")) for node in map(Node, page.items(_OFFERINGS))]
             return found, page.text("nextToken") or None
 
         parameters = {
@@ -127,8 +125,8 @@ class SurroundingsClient(EC2Client):
         parameters = {name: template.get(name), "Versions": [version]}
 
         def parse(body: bytes) -> list[TemplateVersion]:
-            page = _listing(body, "DescribeLaunchTemplateVersions", "launchTemplateVersionSet")
-            return [_template_version(node) for node in map(_Node, page.items("launchTemplateVersionSet"))]
+            page = listing(body, "DescribeLaunchTemplateVersions", "launchTemplateVersionSet")
+            return [_template_version(node) for node in map(Node, page.items("launchTemplateVersionSet"))]
 
         return self._call("DescribeLaunchTemplateVersions", parameters, parse)
 
@@ -143,7 +141,7 @@ class SurroundingsClient(EC2Client):
         """
 
         def parse(body: bytes) -> bytes:
-            _answer(body, action)
+            answer(body, action)
             return body
 
         parameters = {**parameters, "DryRun": True}
@@ -158,7 +156,7 @@ class SurroundingsClient(EC2Client):
         return None
 
 
-def _subnet(node: _Node) -> Subnet:
+def _subnet(node: Node) -> Subnet:
     free = node.text("availableIpAddressCount")
     if free and not free.isdigit():
         raise NoAnswer(f"DescribeSubnets: not a number of addresses: {free!r}")
@@ -166,6 +164,6 @@ def _subnet(node: _Node) -> Subnet:
     return Subnet(*map(node.text, names), int(free) if free else None)
 
 
-def _template_version(node: _Node) -> TemplateVersion:
+def _template_version(node: Node) -> TemplateVersion:
     data = node.child("launchTemplateData")
     return TemplateVersion(node.text("versionNumber"), data.text("imageId"), data.text("instanceType"))

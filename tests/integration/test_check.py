@@ -12,8 +12,8 @@ from moto.backends import get_backend
 from twisted.internet import defer, reactor, threads
 from twisted.internet.utils import getProcessOutputAndValue
 
-from buildbot_ec2ud import check
-from buildbot_ec2ud.check import Check
+from buildbot_ec2ud.commands import check
+from buildbot_ec2ud.commands.check import Check
 from buildbot_ec2ud.embedded._moto import EC2BaseResponse
 from tests.integration.launching import ACCOUNT, LaunchTestCase
 from tests.unit.files import directory

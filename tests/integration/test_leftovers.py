@@ -13,6 +13,7 @@ import boto3
 from twisted.internet import defer, error, protocol, reactor, threads
 from twisted.internet.utils import getProcessOutputAndValue
 
+from buildbot_ec2ud.commands.instances import DONE, TO_REAP, TROUBLE, Instances
 from buildbot_ec2ud.ec2 import query
 from buildbot_ec2ud.ec2.client import EC2Client
 from buildbot_ec2ud.ec2.credentials import AWSCredentials
@@ -21,7 +22,6 @@ from buildbot_ec2ud.ec2.transport import Transport
 from buildbot_ec2ud.fleet import leftovers
 from buildbot_ec2ud.fleet.leftovers import Leftovers
 from buildbot_ec2ud.fleet.terminations import Terminator
-from buildbot_ec2ud.instances import DONE, TO_REAP, TROUBLE, Instances
 from tests.integration.launching import LaunchTestCase
 from tests.unit.files import directory, write
 from tests.unit.master_directory import make_master

@@ -18,8 +18,8 @@ from twisted.python import log
 from twisted.spread import pb
 
 from buildbot_ec2ud import template
-from buildbot_ec2ud.certificates import CERTIFICATE, KEY, Identity, provide
 from buildbot_ec2ud.embedded import EmbeddedMaster
+from buildbot_ec2ud.template.certificates import CERTIFICATE, KEY, Identity, provide
 from buildbot_ec2ud.userdata import scripts
 from buildbot_ec2ud.userdata.posix import UserData
 from tests.integration import secrecy

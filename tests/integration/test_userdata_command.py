@@ -16,12 +16,13 @@ from twisted.internet import defer, reactor
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SkipTest, TestCase
 
-from buildbot_ec2ud import lint, preview, userdata_command
+from buildbot_ec2ud import preview
 from buildbot_ec2ud.bootstrapping import make_user_data
+from buildbot_ec2ud.commands import lint, userdata
+from buildbot_ec2ud.commands.lint import Script
+from buildbot_ec2ud.commands.userdata import FINE, WRONG
 from buildbot_ec2ud.configured import Configured
-from buildbot_ec2ud.lint import Script
 from buildbot_ec2ud.preview import MASK
-from buildbot_ec2ud.userdata_command import FINE, WRONG
 from tests.unit.files import directory, write
 from tests.unit.master_directory import make_master
 from tests.unit.secure import environment
@@ -59,7 +60,7 @@ class CommandTestCase(TestCase):
         out, err = io.StringIO(), io.StringIO()
         self.patch(sys, "stdout", out)
         self.patch(sys, "stderr", err)
-        status = yield userdata_command.show(reactor, self.directory, name, as_json and not raw, raw)
+        status = yield userdata.show(reactor, self.directory, name, as_json and not raw, raw)
         self.assertNotIn(PASSWORD, out.getvalue() + err.getvalue())
         return status, out.getvalue(), err.getvalue()
 

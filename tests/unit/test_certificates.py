@@ -16,9 +16,9 @@ from buildbot.warnings import ConfigWarning
 from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud import certificates, template
-from buildbot_ec2ud.certificates import CERTIFICATE, KEY, CertificateError, Identity, provide
-from buildbot_ec2ud.template import Listening, Platform, listening, load_settings
+from buildbot_ec2ud import template
+from buildbot_ec2ud.template import Listening, Platform, certificates, listening, load_settings
+from buildbot_ec2ud.template.certificates import CERTIFICATE, KEY, CertificateError, Identity, provide
 from tests.unit.files import directory
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)

@@ -16,14 +16,15 @@ from unittest import mock
 from buildbot.config.master import FileLoader
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud import __version__, check, commands, instances, template, userdata_command
+from buildbot_ec2ud import __version__, commands, template
 from buildbot_ec2ud.cli import main
+from buildbot_ec2ud.commands import check, instances, userdata
+from buildbot_ec2ud.commands.instances import Instances
 from buildbot_ec2ud.embedded.faults import SETTINGS
 from buildbot_ec2ud.embedded.kinds import KINDS
-from buildbot_ec2ud.instances import Instances
 from tests.unit.files import directory
 
-SHOW = inspect.signature(userdata_command.show)
+SHOW = inspect.signature(userdata.show)
 
 
 class CommandTestCase(SynchronousTestCase):
@@ -189,7 +190,7 @@ class LookTests(CommandTestCase):
             called.append(SHOW.bind(*args, **kwargs).arguments)
 
         self.patch(commands, "run", run)
-        self.patch(userdata_command, "show", show)
+        self.patch(userdata, "show", show)
         self.patch(check, "Check", lambda *args: mock.Mock(run=lambda as_json: called.append((*args, as_json))))
         self.assertEqual(self.command(*arguments), (42, "", ""))
         return tuple(called)

@@ -26,7 +26,7 @@ from buildbot_ec2ud import cli, template
 from buildbot_ec2ud.embedded import Faults
 from buildbot_ec2ud.embedded.fault_list import SETTINGS as FAULT_SETTINGS
 from buildbot_ec2ud.embedded.kinds import KINDS
-from buildbot_ec2ud.site_settings import SETTINGS
+from buildbot_ec2ud.template.site_settings import SETTINGS
 from tests.unit.files import directory, write
 
 SOURCE = Path(__file__).parents[2]

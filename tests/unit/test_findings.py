@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud import findings
 from buildbot_ec2ud.ec2.errors import BadParameters, EC2Error, NoAnswer, NoCredentials, NotConnected
-from buildbot_ec2ud.findings import Finding, State, exit_status, merge, of_error
+from buildbot_ec2ud.preflight import findings
+from buildbot_ec2ud.preflight.findings import Finding, State, exit_status, merge, of_error
 from tests.unit.servers import error
 
 #: The form that AWS's own message has.

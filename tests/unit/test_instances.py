@@ -13,8 +13,9 @@ from buildbot.master import BuildMaster
 from twisted.internet import defer, reactor, task
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from buildbot_ec2ud import configured, instances
+from buildbot_ec2ud import configured
 from buildbot_ec2ud.account import Account
+from buildbot_ec2ud.commands import instances
 from buildbot_ec2ud.configured import Configured, Unusable, running_pid
 from tests.unit.files import directory, write
 from tests.unit.fleets import instance

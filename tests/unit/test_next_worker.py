@@ -11,7 +11,7 @@ from buildbot.worker.latent import States
 from twisted.internet import defer
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud.next_worker import prefer_running
+from buildbot_ec2ud.template.next_worker import prefer_running
 from buildbot_ec2ud.worker import EC2UserDataLatentWorker
 
 

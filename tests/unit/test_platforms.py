@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud.platforms import Platform, load_platforms
-from buildbot_ec2ud.toml_lines import TomlFile, _lines
+from buildbot_ec2ud.template.platforms import Platform, load_platforms
+from buildbot_ec2ud.template.toml_lines import TomlFile, _lines
 from tests.unit.files import directory, write
 
 

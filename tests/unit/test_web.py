@@ -15,7 +15,7 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.internet import defer
 from twisted.trial.unittest import SynchronousTestCase
 
-from buildbot_ec2ud import secret_sources, web
+from buildbot_ec2ud.template import secret_sources, web
 from tests.unit.files import directory, write
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from buildbot import config
 
+from buildbot_ec2ud.template.toml_lines import TomlFile
 from buildbot_ec2ud.template_files import directory, find
-from buildbot_ec2ud.toml_lines import TomlFile
 
 NAME = "settings.toml"
 

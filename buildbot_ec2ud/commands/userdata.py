@@ -9,8 +9,8 @@ from typing import Any
 
 from twisted.internet import defer
 
+from buildbot_ec2ud.commands.lint import Linted, Script, lint, source
 from buildbot_ec2ud.configured import Configured, Unusable
-from buildbot_ec2ud.lint import Linted, Script, lint, source
 from buildbot_ec2ud.preview import Preview, Previews
 from buildbot_ec2ud.userdata.posix import LIMIT
 

@@ -11,8 +11,8 @@ from buildbot import config
 from buildbot.config.errors import capture_config_errors
 
 from buildbot_ec2ud.reporting import report
+from buildbot_ec2ud.template.toml_lines import TomlFile
 from buildbot_ec2ud.template_files import find
-from buildbot_ec2ud.toml_lines import TomlFile
 from buildbot_ec2ud.worker import EC2UserDataLatentWorker, ec2_fleet
 
 NAME = "platforms.toml"

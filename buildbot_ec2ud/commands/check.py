@@ -11,14 +11,14 @@ from twisted.internet import defer
 
 from buildbot_ec2ud import commands
 from buildbot_ec2ud.account import Account
-from buildbot_ec2ud.candidates import Candidate
 from buildbot_ec2ud.configured import Configured, Unusable
 from buildbot_ec2ud.ec2 import endpoints
 from buildbot_ec2ud.ec2.surroundings import SurroundingsClient
 from buildbot_ec2ud.ec2.transport import Transport
-from buildbot_ec2ud.findings import Finding, State, exit_status, merge
 from buildbot_ec2ud.fleet.pacing import Pacer
 from buildbot_ec2ud.preflight import Preflight
+from buildbot_ec2ud.preflight.candidates import Candidate
+from buildbot_ec2ud.preflight.findings import Finding, State, exit_status, merge
 from buildbot_ec2ud.preview import Previews
 
 #: Seconds for one attempt at a call, and in which it is attempted again: a person waits.

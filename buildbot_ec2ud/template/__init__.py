@@ -12,11 +12,11 @@ from buildbot import config
 from buildbot.warnings import ConfigWarning
 from twisted.internet.endpoints import quoteStringArgument
 
-from buildbot_ec2ud import certificates, secret_sources, web
 from buildbot_ec2ud.addresses import host_of, is_address
-from buildbot_ec2ud.next_worker import prefer_running
-from buildbot_ec2ud.platforms import Platform, load_platforms
-from buildbot_ec2ud.site_settings import SETTINGS, Settings, load_settings
+from buildbot_ec2ud.template import certificates, secret_sources, web
+from buildbot_ec2ud.template.next_worker import prefer_running
+from buildbot_ec2ud.template.platforms import Platform, load_platforms
+from buildbot_ec2ud.template.site_settings import SETTINGS, Settings, load_settings
 from buildbot_ec2ud.template_files import FILES, create_master, directory, find
 
 __all__ = [

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
 
-from buildbot_ec2ud.candidates import Candidate, Needs
 from buildbot_ec2ud.ec2.client import FILTER_VALUES
 from buildbot_ec2ud.ec2.errors import EC2CallError
 from buildbot_ec2ud.ec2.surroundings import SecurityGroup, Subnet, TemplateVersion
-from buildbot_ec2ud.findings import State
 from buildbot_ec2ud.launch import RESOLVED_BY_EC2
+from buildbot_ec2ud.preflight.candidates import Candidate, Needs
+from buildbot_ec2ud.preflight.findings import State
 
 if TYPE_CHECKING:
     from buildbot_ec2ud.preflight import Preflight

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer
 
-from buildbot_ec2ud.candidates import Candidate, Needs, question
 from buildbot_ec2ud.ec2.errors import EC2CallError, EC2Error
-from buildbot_ec2ud.findings import State, missing_permission, not_allowed
 from buildbot_ec2ud.fleet.offer import Offer
+from buildbot_ec2ud.preflight.candidates import Candidate, Needs, question
+from buildbot_ec2ud.preflight.findings import State, missing_permission, not_allowed
 
 if TYPE_CHECKING:
     from buildbot_ec2ud.preflight import Preflight

@@ -7,19 +7,19 @@ from typing import Any, TypeVar
 
 from twisted.internet import defer
 
-from buildbot_ec2ud.candidates import Candidate
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
 from buildbot_ec2ud.ec2.images import Image
 from buildbot_ec2ud.ec2.parser import Instance
 from buildbot_ec2ud.ec2.surroundings import SurroundingsClient
-from buildbot_ec2ud.findings import Finding, State, not_allowed, of_error
 from buildbot_ec2ud.fleet.images import Images, NoImage
 from buildbot_ec2ud.fleet.leftovers import tagged
 from buildbot_ec2ud.fleet.prices import SpotPrices
 from buildbot_ec2ud.launch import as_list
-from buildbot_ec2ud.possessions import check_possessions
-from buildbot_ec2ud.premises import Premises
-from buildbot_ec2ud.rehearsal import Rehearsal
+from buildbot_ec2ud.preflight.candidates import Candidate
+from buildbot_ec2ud.preflight.findings import Finding, State, not_allowed, of_error
+from buildbot_ec2ud.preflight.possessions import check_possessions
+from buildbot_ec2ud.preflight.premises import Premises
+from buildbot_ec2ud.preflight.rehearsal import Rehearsal
 
 _T = TypeVar("_T")
 
@@ -66,7 +66,7 @@ class Preflight:
         workers: Iterable[str] = (),
         only_checked: bool = False,
     ) -> None:
-        """Add what a call has failed for; see :func:`~buildbot_ec2ud.findings.of_error`.
+        """Add what a call has failed for; see :func:`~buildbot_ec2ud.preflight.findings.of_error`.
 
         :raises GivenUp: too many calls were not answered.
         """
