@@ -168,10 +168,16 @@ class Impostors(InstanceTestCase):
         """The worker breaks off the handshake; why, as far as it says."""
         instance_id = yield self.connect(trusted)
         yield self.until(lambda: self.impostor.lost, what="a connection that is broken off")
-        yield self.call("terminate_instances", InstanceIds=[instance_id])
-        yield self.until_gone()
+        yield self.end(instance_id)
         self.assertEqual(self.impostor.told, [])
         return self.impostor.lost[0].value
+
+    @defer.inlineCallbacks
+    def end(self, instance_id: str) -> Any:
+        """End the instance and its connection: PB complains of each, and there must come no more."""
+        yield self.call("terminate_instances", InstanceIds=[instance_id])
+        yield self.until_gone()
+        yield self.until(lambda: self.impostor.lost, what="the end of the connection")
 
     @defer.inlineCallbacks
     def test_control(self):
@@ -180,10 +186,7 @@ class Impostors(InstanceTestCase):
         yield self.listen(identity)
         instance_id = yield self.connect(Path(identity.certificate).read_text())
         yield self.until(lambda: b"w-0123456789" in b"".join(self.impostor.told), what="a worker's name")
-        # The impostor complains of each login: there must come no more of them.
-        yield self.call("terminate_instances", InstanceIds=[instance_id])
-        yield self.until_gone()
-        yield self.until(lambda: self.impostor.lost, what="the end of the connection")
+        yield self.end(instance_id)
         self.assertNotIn(PASSWORD.encode(), b"".join(self.impostor.told))
         self.flushLoggedErrors(UnhandledCredentials)
 
@@ -215,8 +218,9 @@ class Impostors(InstanceTestCase):
     def test_plain(self):
         """One without TLS is told no more than the beginning of a handshake."""
         yield self.listen(None)
-        yield self.connect(Path(self.identity("127.0.0.1").certificate).read_text())
+        instance_id = yield self.connect(Path(self.identity("127.0.0.1").certificate).read_text())
         yield self.until(lambda: self.impostor.told, what="something")
+        yield self.end(instance_id)
         told = b"".join(self.impostor.told)
         self.assertEqual(told[:2], b"\x16\x03")  # a handshake of TLS
         self.assertNotIn(b"w-0123456789", told)
