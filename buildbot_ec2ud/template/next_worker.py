@@ -29,7 +29,7 @@ def prefer_running(builder: Any, workers: Sequence[Any], request: Any) -> Genera
     others = [each for each in workers if each not in running]
     # An instance that does not suit this build may be ended for it: Buildbot has to ask for that worker.
     choice = others or running
-    return random.choice(choice) if choice else None  # noqa: S311
+    return random.choice(choice) if choice else None
 
 
 def _runs(worker: Any) -> bool:
