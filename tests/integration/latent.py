@@ -272,13 +272,17 @@ class LatentTestCase(FarmTestCase):
         return ids
 
     @defer.inlineCallbacks
-    def results(self, request: int, *expected: int | None) -> Any:
-        """Wait until the builds of a request have these results: all its builds so far, the first one first."""
+    def results(self, request: int, *expected: int | None, so_far: bool = True) -> Any:
+        """Wait until the builds of a request have these results: all its builds so far, the first one first.
+
+        :param so_far: False where its next build may have begun meanwhile.
+        """
 
         @defer.inlineCallbacks
         def arrived() -> Any:
             rows = yield self.master.master.data.get(("buildrequests", request, "builds"))
-            return tuple(row["results"] for row in sorted(rows, key=lambda row: row["buildid"])) == expected
+            found = tuple(row["results"] for row in sorted(rows, key=lambda row: row["buildid"]))
+            return (found if so_far else found[: len(expected)]) == expected
 
         yield self.until_fires(arrived, f"results {expected} of request {request}")
 
