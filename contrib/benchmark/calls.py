@@ -207,7 +207,7 @@ def main(_: Any) -> Any:
     line("", "buildbot-ec2ud", "botocore", "ratio")
     parsing()
     model()
-    with child("ec2.py", {"latency": 0.0}) as (ec2, _):
+    with child("ec2_process.py", {"latency": 0.0}) as (ec2, _):
         yield sending(ec2["url"])
         yield watching(ec2["url"])
     yield throttled()

@@ -111,9 +111,11 @@ def throttled(count: int, both: dict[str, list[Run]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="all of it, which takes an hour")
-    parser.add_argument("--only", choices=("compare", "alone", "throttle", "hours"), help="a part of all of it")
+    parser.add_argument(
+        "--only", choices=("compare", "alone", "throttle", "hours"), help="a part; JSON and PNG keep the others"
+    )
     parser.add_argument("--runs", type=int, default=3, help="of each, where it is all")
-    parser.add_argument("--counts", type=int, nargs="*", help="numbers of workers that are compared")
+    parser.add_argument("--counts", type=int, nargs="*", help="numbers of workers, instead of the usual ones")
     parser.add_argument("--output", type=Path, default=Path("build/benchmark"), help="directory for JSON and PNG")
     options = parser.parse_args()
     full = options.full or options.only
@@ -123,20 +125,25 @@ def main() -> None:
         f"A stand-in for EC2 in a process of its own: answers after {LATENCY * 1000:.0f} ms, instances run after "
         f"{PENDING:g} s; moto would take seconds to describe 1,000. Light workers in another process."
     )
-    found: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv[1:]), "compare": {}, "alone": {}}
+    path = options.output / "benchmark.json"
+    found: dict[str, Any] = {"machine": machine(), "compare": {}, "alone": {}}
+    if options.only and path.exists() and (kept := json.loads(path.read_text()))["machine"] == found["machine"]:
+        found = kept
 
     def wanted(part: str) -> bool:
         return options.only == part or (options.full and not options.only)
 
     if wanted("compare") or not full:
         for count in options.counts or ((10, 70, 164) if full else (10, 70)):
-            both = found["compare"][count] = alternate(count, options.runs if full else 1, FULL if full else SHORT)
+            both = found["compare"][str(count)] = alternate(count, options.runs if full else 1, FULL if full else SHORT)
             show(f"{count} workers", table(both["ours"], both["theirs"]))
     if wanted("alone"):
-        for count in (100, 300, 1000):
-            runs = found["alone"][count] = [run("ours", count, ALONE) for _ in range(options.runs)]
+        counts = options.counts or (100, 300, 1000)
+        for count in counts:
+            runs = found["alone"][str(count)] = [run("ours", count, ALONE) for _ in range(options.runs)]
             show(f"{count} workers, EC2UserDataLatentWorker alone", table(runs, None))
-        show("Growth", growth(found["alone"][100], found["alone"][1000], (100, 1000)))
+        least, most = min(counts), max(counts)
+        show("Growth", growth(found["alone"][str(least)], found["alone"][str(most)], (least, most)))
     if wanted("throttle"):
         both = found["throttle"] = alternate(164, options.runs, ["builds"], throttle=True)
         show("164 launches at AWS's throttle", throttled(164, both))
@@ -146,11 +153,10 @@ def main() -> None:
         show("Watching 1,000 idle instances", [f"- {name}: {value}" for name, value in found["hours"].items()])
     if full:
         options.output.mkdir(parents=True, exist_ok=True)
-        path = options.output / "benchmark.json"
         path.write_text(json.dumps(found, indent=1))
         print(f"\nAll figures: {path}")
         if found["compare"]:
-            from plot import plot
+            from plot import plot  # matplotlib is not needed before
 
             print(f"Plot: {plot(found, options.output / 'benchmark.png')}")
 

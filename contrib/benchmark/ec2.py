@@ -7,29 +7,18 @@ stand-in, in a process of its own.
 
 from __future__ import annotations
 
-import base64
 import collections
 import dataclasses
 import fnmatch
 import html
-import json
 import re
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl
 
-import standin
-from children import run_until_closed
-from twisted.internet.protocol import Factory
-from twisted.protocols.basic import LineOnlyReceiver
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
+from machines import Machine, Template, state_xml
 
 from buildbot_ec2ud.fleet.pacing import INSTANCES, Bucket, request_limit
 
-_CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48}
 #: What an answer has at most, where it says no less; EC2's limit of a page.
 _PAGE = 1000
 
@@ -62,68 +51,6 @@ class Refused(Exception):
             f'<?xml version="1.0" encoding="UTF-8"?>\n<Response><Errors><Error><Code>{self.code}</Code>'
             f"<Message>{html.escape(str(self))}</Message></Error></Errors><RequestID>r</RequestID></Response>"
         ).encode()
-
-
-class Template:
-    """What moto says of an instance, to be said of others.
-
-    :param described: moto's answer to DescribeInstances.
-    """
-
-    def __init__(self, described: bytes | None = None) -> None:
-        text = (described or standin.moto_answers()[1]).decode()
-        self.namespace = re.search('xmlns="([^"]*)"', text)[1]  # type: ignore[index]
-        item = re.search("<reservationSet><item>(.*)</item></reservationSet>", text, re.S)[1]  # type: ignore[index]
-        item = re.sub("<launchTime>[^<]*", "<launchTime>{launched}", item.replace("{", "").replace("}", ""))
-        item = re.sub("<tagSet>.*?</tagSet>", "<tagSet>{tags}</tagSet>", item, flags=re.S)
-        item = re.sub("<instanceState>.*?</instanceState>", "<instanceState>{state}</instanceState>", item, flags=re.S)
-        item = re.sub("<stateReason>.*?</stateReason>", "{reason}", item, flags=re.S)
-        item = re.sub("<instanceType>[^<]*", "<instanceType>{type}", item)
-        item = re.sub("<imageId>[^<]*", "<imageId>{image}", item)
-        item = re.sub("<clientToken>[^<]*", "<clientToken>{token}", item)
-        self._item = re.sub("(?<=<instanceId>)[^<]*", "{id}", item)
-
-    def fill(self, **values: str) -> bytes:
-        """The reservation of an instance."""
-        return self._item.format(**values).encode()
-
-
-@dataclasses.dataclass
-class Machine:
-    """An instance.
-
-    :ivar texts: what is said of it in each state, once somebody has asked.
-    """
-
-    id: str
-    asked: Mapping[str, str]
-    tags: dict[str, str]
-    state: str = "pending"
-    launched: str = dataclasses.field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()))
-    texts: dict[str, bytes] = dataclasses.field(default_factory=dict)
-
-    def text(self, template: Template) -> bytes:
-        if self.state not in self.texts:
-            ended = self.state in ("shutting-down", "terminated")
-            code = "Client.UserInitiatedShutdown"
-            self.texts[self.state] = template.fill(
-                id=self.id,
-                launched=self.launched,
-                state=_state(self.state),
-                reason=f"<stateReason><code>{code}</code><message>{code}</message></stateReason>" if ended else "",
-                type=self.asked.get("InstanceType", "m1.small"),
-                image=self.asked.get("ImageId", ""),
-                token=self.asked.get("ClientToken", ""),
-                tags="".join(
-                    f"<item><key>{html.escape(key)}</key><value>{html.escape(value)}</value></item>"
-                    for key, value in self.tags.items()
-                ),
-            )
-        return self.texts[self.state]
-
-
-def _state(name: str) -> str:
-    return f"<code>{_CODES[name]}</code><name>{name}</name>"
 
 
 class EC2:
@@ -239,8 +166,8 @@ class EC2:
                 self._become(machine, "shutting-down")
                 self._clock.callLater(self.behaviour.shutting_down, self._become, machine, "terminated")
             items.append(
-                f"<item><instanceId>{machine.id}</instanceId><currentState>{_state(machine.state)}</currentState>"
-                f"<previousState>{_state(before)}</previousState></item>"
+                f"<item><instanceId>{machine.id}</instanceId><currentState>{state_xml(machine.state)}</currentState>"
+                f"<previousState>{state_xml(before)}</previousState></item>"
             )
         return f"<instancesSet>{''.join(items)}</instancesSet>".encode()
 
@@ -316,74 +243,3 @@ def _passes(machine: Machine, name: str, values: list[str]) -> bool:
         tag = machine.tags.get(name.removeprefix("tag:"))
         return tag is not None and any(fnmatch.fnmatchcase(tag, value) for value in values)
     raise Refused("InvalidParameterValue", f"The filter {name!r} is invalid")
-
-
-class EC2Resource(Resource):
-    """The stand-in on the wire: calls by POST, :meth:`EC2.report` as JSON by GET."""
-
-    isLeaf = True
-
-    def __init__(self, ec2: EC2, reactor: Any) -> None:
-        super().__init__()
-        self._ec2, self._reactor = ec2, reactor
-
-    def render_GET(self, request: Any) -> bytes:
-        return json.dumps(self._ec2.report()).encode()
-
-    def render_POST(self, request: Any) -> int:
-        status, body = self._ec2.answer(dict(parse_qsl(request.content.read().decode(), keep_blank_values=True)))
-
-        def answer() -> None:
-            if not request._disconnected:
-                request.setResponseCode(status)
-                request.setHeader("Content-Type", "text/xml;charset=UTF-8")
-                request.write(body)
-                request.finish()
-
-        self._reactor.callLater(self._ec2.behaviour.latency, answer)
-        return NOT_DONE_YET
-
-
-class Boots(Factory):
-    """Tells those who connect of each instance that begins to run, with its user-data, and of each that has ended.
-
-    One line of JSON for each: what the machine itself would know.
-    """
-
-    def __init__(self) -> None:
-        self._listeners: set[LineOnlyReceiver] = set()
-
-    def buildProtocol(self, _: Any) -> LineOnlyReceiver:
-        listeners = self._listeners
-
-        class Listener(LineOnlyReceiver):
-            def connectionMade(self) -> None:
-                listeners.add(self)
-
-            def connectionLost(self, reason: Any) -> None:
-                listeners.discard(self)
-
-        return Listener()
-
-    def tell(self, machine: Machine) -> None:
-        told = {"id": machine.id, "state": machine.state}
-        if machine.state == "running":
-            told["user_data"] = base64.b64decode(machine.asked.get("UserData", "")).decode()
-        for listener in self._listeners:
-            listener.sendLine(json.dumps(told).encode())
-
-
-def main() -> None:
-    from twisted.internet import reactor
-
-    boots = Boots()
-    ec2 = EC2(reactor, Behaviour(**json.loads(sys.argv[1])), Template(), boots.tell)
-    ports = [
-        reactor.listenTCP(0, factory, interface="127.0.0.1") for factory in (Site(EC2Resource(ec2, reactor)), boots)
-    ]
-    address, boots_port = (port.getHost().port for port in ports)
-    run_until_closed(reactor, {"url": f"http://127.0.0.1:{address}/", "boots": boots_port})
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,8 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ec2 import EC2, Behaviour, Template
+from ec2 import EC2, Behaviour
+from machines import Template
 from twisted.internet import defer, task
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure

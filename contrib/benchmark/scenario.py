@@ -270,7 +270,7 @@ def main(reactor: Any, options: dict[str, Any]) -> Generator[Any, Any, None]:
     behaviour = {"latency": options["latency"], "pending": options["pending"], "throttle": options["throttle"]}
     path = options.get("log") or "twistd.log"
     log.startLogging(open(path, "w", encoding="utf-8"), setStdout=False)  # noqa: SIM115
-    with child("ec2.py", behaviour) as (ec2, _):
+    with child("ec2_process.py", behaviour) as (ec2, _):
         farm = Farm(reactor, {**options, "ec2": ec2["url"], "boots": ec2["boots"]})
         yield farm.start()
         for part in options["parts"]:

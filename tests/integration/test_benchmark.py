@@ -29,17 +29,19 @@ def load() -> Any:
     sys.path.insert(0, str(_HERE))
     try:
         import ec2
+        import ec2_process
         import figures
         import hours
+        import machines
         import sides
         import workers
     finally:
         sys.path.remove(str(_HERE))
-    return ec2, figures, hours, sides, workers
+    return ec2, ec2_process, figures, hours, machines, sides, workers
 
 
-ec2, figures, hours, sides, workers = load()
-TEMPLATE = ec2.Template()
+ec2, ec2_process, figures, hours, machines, sides, workers = load()
+TEMPLATE = machines.Template()
 TAGS = {"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "<w>"}, {"Key": "buildbot:master", "Value": "m"}]}
 LAUNCH = {"ImageId": "ami-7", "InstanceType": "m7i.large", "MinCount": 1, "MaxCount": 1, "TagSpecifications": [TAGS]}
 
@@ -56,7 +58,7 @@ class StandIn(TestCase):
         self.ec2 = ec2.EC2(self.clock, self.behaviour, TEMPLATE, lambda one: self.changes.append((one.id, one.state)))
         self.client = boto3.client(
             "ec2",
-            endpoint_url=serve(self, Site(ec2.EC2Resource(self.ec2, reactor))),
+            endpoint_url=serve(self, Site(ec2_process.EC2Resource(self.ec2, reactor))),
             region_name="us-east-1",
             aws_access_key_id="a",
             aws_secret_access_key="s",
@@ -269,11 +271,11 @@ class UserDataOfBoth(SynchronousTestCase):
     def test_base64(self) -> None:
         """What an instance that runs is told is its user-data, in clear."""
         told: list[Any] = []
-        boots = ec2.Boots()
+        boots = ec2_process.Boots()
         listener = boots.buildProtocol(None)
         listener.sendLine = told.append
         listener.connectionMade()
-        machine = ec2.Machine("i-1", {"UserData": base64.b64encode(b"#!/bin/sh\n").decode()}, {}, "running")
+        machine = machines.Machine("i-1", {"UserData": base64.b64encode(b"#!/bin/sh\n").decode()}, {}, "running")
         boots.tell(machine)
         machine.state = "terminated"
         boots.tell(machine)
