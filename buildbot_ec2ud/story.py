@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from buildbot.interfaces import LatentWorkerCannotSubstantiate, LatentWorkerFailedToSubstantiate
 from buildbot.process.properties import Properties
 from twisted.internet import defer
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python import log
 
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
@@ -23,6 +24,10 @@ LOG = "ec2"
 LOSS_LOG = "ec2 loss"
 #: Lines of an instance's console that are shown.
 CONSOLE_LINES = 100
+
+#: Seconds for which what is told is collected, and then written together. Where many builds start at a time, Buildbot's
+#: database is what they wait for: 70 builds have their instances 10 % sooner than if each line was written by itself.
+PAUSE = 0.5
 
 #: How many of an instance's last words are told.
 _WORDS = 3
@@ -108,7 +113,7 @@ def console_url(region: str, instance_id: str) -> str:
 
 
 class Page:
-    """A log of a build's preparation step that tells of its instance. Each line is there at once.
+    """A log of a build's preparation step that tells of its instance.
 
     :param clock: the reactor.
     :param build: the build; None where Buildbot starts a worker without one, and nothing is shown.
@@ -125,6 +130,10 @@ class Page:
         self._began = clock.seconds()
         self._lock = defer.DeferredLock()
         self._log: Any = None
+        # What is to be written next.
+        self._text, self._line = "", ""
+        self._due: IDelayedCall | None = None
+        self._links: list[tuple[str, str]] = []
         self.hidden: set[str] = set()
         self._finished = False
 
@@ -139,7 +148,8 @@ class Page:
 
     def write(self, text: str) -> None:
         """Add lines to the log as they are."""
-        self._do(self._write, self.clean(text))
+        self._text += self.clean(text)
+        self._write()
 
     def console(self, console: str) -> None:
         """Add the last lines of an instance's console."""
@@ -148,11 +158,13 @@ class Page:
 
     def say(self, text: str) -> None:
         """Make *text* the one line that is shown beside the step."""
-        self._do(self._say, self.clean(text))
+        self._line = self.clean(text)
+        self._write()
 
     def link(self, name: str, url: str) -> None:
         """Show a link beside the step."""
-        self._do(lambda _: self._step.addURL(name, url), "")
+        self._links.append((name, url))
+        self._write()
 
     def clean(self, text: str) -> str:
         """*text* without secrets."""
@@ -167,25 +179,37 @@ class Page:
         """
         if not self._finished:
             self._finished = True
-            self._run(self._finish, "")
+            if self._due is not None:
+                self._due.cancel()
+                self._start_writing()
+            self._run(self._finish)
         return self._lock.run(lambda: None)
 
-    def _do(self, action: Any, text: str) -> None:
-        if self._step is not None and not self._finished:
-            self._run(action, text)
+    def _write(self) -> None:
+        if self._step is not None and not self._finished and self._due is None:
+            self._due = self._clock.callLater(PAUSE, self._start_writing)
 
-    def _run(self, action: Any, text: str) -> None:
+    def _start_writing(self) -> None:
+        self._due = None
+        self._run(self._write_all)
+
+    def _run(self, action: Callable[[], Any]) -> None:
         """One after the other; trouble with the page is no reason to have none with the instance."""
-        self._lock.run(action, text).addErrback(log.err, "while telling a build's page of its instance")
+        self._lock.run(action).addErrback(log.err, "while telling a build's page of its instance")
 
     @defer.inlineCallbacks
-    def _write(self, text: str) -> Generator[Any, Any, None]:
-        if self._log is None:
-            self._log = yield self._step.addLog(self._name)
-        yield self._log.addStdout(text)
+    def _write_all(self) -> Generator[Any, Any, None]:
+        """Write what has been told since this was done last."""
+        text, line, links = self._text, self._line, self._links
+        self._text, self._line, self._links = "", "", []
+        if text:
+            if self._log is None:
+                self._log = yield self._step.addLog(self._name)
+            yield self._log.addStdout(text)
+        if line:
+            yield self._build.master.data.updates.setStepStateString(self._step.stepid, line)
+        for name, url in links:
+            yield self._step.addURL(name, url)
 
-    def _say(self, text: str) -> Any:
-        return self._build.master.data.updates.setStepStateString(self._step.stepid, text)
-
-    def _finish(self, _: str) -> Any:
+    def _finish(self) -> Any:
         return None if self._log is None else self._log.finish()
