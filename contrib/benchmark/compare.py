@@ -138,11 +138,10 @@ def main() -> None:
             both = found["compare"][str(count)] = alternate(count, options.runs if full else 1, FULL if full else SHORT)
             show(f"{count} workers", table(both["ours"], both["theirs"]))
     if wanted("alone"):
-        counts = options.counts or (100, 300, 1000)
-        for count in counts:
+        for count in options.counts or (100, 300, 1000):
             runs = found["alone"][str(count)] = [run("ours", count, ALONE) for _ in range(options.runs)]
             show(f"{count} workers, EC2UserDataLatentWorker alone", table(runs, None))
-        least, most = min(counts), max(counts)
+        least, *_, most = sorted(map(int, found["alone"]))
         show("Growth", growth(found["alone"][str(least)], found["alone"][str(most)], (least, most)))
     if wanted("throttle"):
         both = found["throttle"] = alternate(164, options.runs, ["builds"], throttle=True)
