@@ -7,6 +7,7 @@ from typing import Any
 
 import boto3
 from buildbot.plugins import schedulers, steps, util
+from twisted.cred.error import UnauthorizedLogin
 from twisted.internet import defer, task, threads
 from twisted.python import log
 from twisted.trial.unittest import TestCase
@@ -34,7 +35,7 @@ def configuration(workers: list[Any], command: str = "echo hello", **more: Any) 
 class FarmTestCase(TestCase):
     """Tests with an embedded EC2 and a master, which are gone after each."""
 
-    timeout = 60
+    timeout = 240
     master: EmbeddedMaster
 
     def start_ec2(self, **settings: Any) -> EmbeddedEC2:
@@ -42,6 +43,8 @@ class FarmTestCase(TestCase):
         self.happened: list[tuple[str, str]] = []
         self.ec2.subscribe(lambda instance_id, what, details: self.happened.append((what, details)))
         self.ec2.start()
+        # Run after all others: a worker whose connection has ended tries its old password after 1.5 s, if it still lives.
+        self.addCleanup(self.flushLoggedErrors, UnauthorizedLogin)
         self.addCleanup(self.ec2.stop)
         return self.ec2
 
@@ -80,7 +83,7 @@ class FarmTestCase(TestCase):
         return threads.deferToThread(function, client)
 
     @defer.inlineCallbacks
-    def until(self, condition: Any, seconds: float = 20, what: str = "") -> Any:
+    def until(self, condition: Any, seconds: float = 60, what: str = "") -> Any:
         """Wait until *condition()* holds."""
         from twisted.internet import reactor
 

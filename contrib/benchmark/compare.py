@@ -141,8 +141,10 @@ def main() -> None:
         for count in options.counts or (100, 300, 1000):
             runs = found["alone"][str(count)] = [run("ours", count, ALONE) for _ in range(options.runs)]
             show(f"{count} workers, EC2UserDataLatentWorker alone", table(runs, None))
-        least, *_, most = sorted(map(int, found["alone"]))
-        show("Growth", growth(found["alone"][str(least)], found["alone"][str(most)], (least, most)))
+        counts = sorted(map(int, found["alone"]))
+        if len(counts) > 1:
+            ends = counts[0], counts[-1]
+            show("Growth", growth(*(found["alone"][str(count)] for count in ends), ends))
     if wanted("throttle"):
         both = found["throttle"] = alternate(164, options.runs, ["builds"], throttle=True)
         show("164 launches at AWS's throttle", throttled(164, both))

@@ -138,7 +138,7 @@ class Browser:
         return answer["result"].get("value")
 
     @defer.inlineCallbacks
-    def wait_for(self, script: str, seconds: float = 20) -> Any:
+    def wait_for(self, script: str, seconds: float = 60) -> Any:
         """Wait until an expression of JavaScript is true; gives its value.
 
         :raises BrowserFailed: it was not; the text says what the page showed.

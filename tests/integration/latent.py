@@ -126,7 +126,7 @@ class LatentTestCase(FarmTestCase):
     After each, the master stops, and no instance, no unfinished build or log may be left.
     """
 
-    timeout = 30
+    timeout = 120
     _database: ClassVar[bytes] = b""
 
     def setUp(self) -> None:
@@ -300,7 +300,7 @@ class LatentTestCase(FarmTestCase):
     @defer.inlineCallbacks
     def until_fires(self, condition: Callable[[], Any], what: str) -> Any:
         """As ``until``, with a condition that gives a Deferred."""
-        deadline = reactor.seconds() + 20
+        deadline = reactor.seconds() + 60
         while not (yield condition()):
             if reactor.seconds() > deadline:
                 self.fail(f"waited in vain for {what}")

@@ -177,7 +177,7 @@ class Crossbar:
         self._process = Process([program, "start"], node.parent, os.environ)
         case.addCleanup(self._process.signal, "TERM")
         yield case.until(
-            lambda: self._process.ended.called or accepts(self._port), seconds=60, what="the router's port"
+            lambda: self._process.ended.called or accepts(self._port), seconds=180, what="the router's port"
         )
         case.assertFalse(self._process.ended.called, self._process.output)
 

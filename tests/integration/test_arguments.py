@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import boto3
+from buildbot.interfaces import LatentWorkerCannotSubstantiate
 from buildbot.plugins import util
 from buildbot.worker.base import AbstractWorker
 from moto.core.responses import ActionResult
@@ -195,12 +196,14 @@ class Storage(LaunchTestCase):
         """The root volume is encrypted, too, by the name that the image has for it."""
         self.start_ec2()
         image = yield self.image("debian", "self/debian")
-        yield self.build_on(
+        yield self.start_farm(
             self.worker("id", ami=image, encrypted_volumes=True),
             self.worker("rule", ami={"owners": "self", "name": "debian"}, encrypted_volumes=True),
         )
         # Unlike EC2, moto wants to be told how big a root volume is; so these do not start.
-        yield self.until(lambda: len(self.calls("RunInstances")) == 2, what="two launches")
+        yield defer.gatherResults([self.master.force_build(name) for name in ("id", "rule")])
+        self.assertEqual(len(self.flushLoggedErrors(LatentWorkerCannotSubstantiate)), 2)
+        self.assertEqual(len(self.calls("RunInstances")), 2)
         for call in self.calls("RunInstances"):
             mappings = {
                 name.removeprefix("BlockDeviceMapping."): value

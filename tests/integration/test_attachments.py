@@ -27,7 +27,6 @@ class AttachmentsTestCase(InstanceTestCase):
     """An attacher on the embedded EC2."""
 
     def setUp(self) -> None:
-        self.patch(query, "CALL_TIMEOUT", 1.0)
         self.patch(query, "LONGEST_BACKOFF", 0.2)
         self.patch(background, "FIRST_PAUSE", 0.1)
         self.patch(attachments, "LONGEST_PAUSE", 0.1)

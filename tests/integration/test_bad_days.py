@@ -119,7 +119,7 @@ class BadDays(FarmTestCase):
         self.master.master.data.control("stop", {}, ("builds", 1))
         build = yield building
         self.assertEqual(build.results, CANCELLED)
-        self.assertLess(reactor.seconds() - began, 5)
+        self.assertLess(reactor.seconds() - began, 20)  # CALL_TIMEOUT is 30
         yield self.master.stop()
         for connection in list(silent.connections):
             connection.transport.loseConnection()
@@ -191,19 +191,23 @@ class BadDays(FarmTestCase):
         """An instance is not forgotten because EC2 refused to end it."""
         yield self.farm()
         fleet = self.fleet()
-        refuse = [True, True]
+        refused, looked = [], []
         real = fleet.client.terminate_instances
 
         def terminate_instances(*ids):
-            return defer.fail(self.trouble()) if refuse and refuse.pop() else real(*ids)
+            if len(refused) < 2 or not looked:
+                refused.append(ids)
+                return defer.fail(self.trouble())
+            return real(*ids)
 
         fleet.client.terminate_instances = terminate_instances
         build = yield self.master.force_build("b")
         self.assertEqual(build.outcome, "success")
         self.assertEqual(list(fleet.rentals), [build.properties["instance"]])
+        looked.append(True)
         yield self.until_gone()
         yield self.until(lambda: not fleet.rentals)
-        self.assertEqual(refuse, [])
+        self.assertGreaterEqual(len(refused), 2)
         # Meanwhile, the worker has tried to come back with the password that it had used.
         self.flushLoggedErrors(UnauthorizedLogin)
 

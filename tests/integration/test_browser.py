@@ -43,7 +43,7 @@ def free_port() -> int:
 class Page(FarmTestCase):
     """A master of the packaged template."""
 
-    timeout = 120
+    timeout = 300
 
     @defer.inlineCallbacks
     def start_template(self):
@@ -72,7 +72,7 @@ class Page(FarmTestCase):
     def click(self, text: str):
         return self.browser.wait_for(CLICK.format(text=text))
 
-    def shows(self, text: str, seconds: float = 20):
+    def shows(self, text: str, seconds: float = 60):
         return self.browser.wait_for(SHOWS.format(text=text), seconds)
 
     @defer.inlineCallbacks

@@ -488,7 +488,6 @@ class BadDays(CheckTestCase):
     """EC2 cannot be asked."""
 
     def setUp(self) -> Any:
-        self.patch(check, "CALL_TIMEOUT", 0.3)
         self.patch(check, "PATIENCE", 0.1)
         return super().setUp()
 
@@ -510,6 +509,7 @@ class BadDays(CheckTestCase):
 
     @defer.inlineCallbacks
     def test_silence(self) -> Any:
+        self.patch(check, "CALL_TIMEOUT", 0.3)
         self.ec2.faults.add("hang-headers", "DescribeInstances", 100)
         yield self.one_line(3, "not asked", "no answer from")
 

@@ -67,21 +67,21 @@ class DeadMan(InstanceTestCase):
         yield self.start()
         hanging = yield self.launch_worker(HANGS, max_lifetime=1)
         yield self.ended(hanging, "max_lifetime: 1 s are over; powering off")
-        working = yield self.launch_worker(max_lifetime=3)
+        working = yield self.launch_worker(max_lifetime=15)
         yield self.until_attached()
-        yield self.ended(working, "max_lifetime: 3 s are over; powering off")
+        yield self.ended(working, "max_lifetime: 15 s are over; powering off")
 
     @defer.inlineCallbacks
     def test_master_goes(self):
         """An instance that is connected stays, while others beside it that are not go; until its master goes for good."""
         yield self.start()
-        connected = yield self.launch_worker(self.patient("None"), orphan_timeout=4)
+        connected = yield self.launch_worker(self.patient("None"), orphan_timeout=12)
         yield self.until_attached()
         alone = yield self.launch_worker(HANGS, orphan_timeout=4)
         yield self.ended(alone, "orphan_timeout: no connection to the master for 4 s; powering off")
         self.assertEqual(self.ec2.states()[connected], "running")
         yield self.master.stop()
-        yield self.ended(connected, "orphan_timeout: no connection to the master for 4 s; powering off")
+        yield self.ended(connected, "orphan_timeout: no connection to the master for 12 s; powering off")
 
     @defer.inlineCallbacks
     def test_worker_is_killed(self):

@@ -46,7 +46,7 @@ class Command(protocol.ProcessProtocol):
 
 
 class Demo(TestCase):
-    timeout = 100
+    timeout = 300
 
     def setUp(self):
         self.temporary = tempfile.mkdtemp()
@@ -85,7 +85,7 @@ class Demo(TestCase):
     @defer.inlineCallbacks
     def test_once(self):
         """One line for each thing that happens, in order; status 0; nothing stays."""
-        command = self.demo("--once", "--workers", "2")
+        command = self.demo("--once", "--workers", "2", "--faults", "pending=3")
         yield self.ends(command, 0)
         lines = command.output.decode().splitlines()
         story = [re.sub(r"^ *[0-9.]+ s +", "", line) for line in lines if re.search(r"\bdemo-1\b", line)]
@@ -198,7 +198,9 @@ class Demo(TestCase):
     @defer.inlineCallbacks
     def test_interruption(self):
         """EC2 takes back spot instances only; its notice is shown."""
-        command = self.demo("--once", "--market", "spot-then-on-demand", "--faults", "interruption=0.1,notice=100")
+        command = self.demo(
+            "--once", "--market", "spot-then-on-demand", "--faults", "interruption=0.1,notice=100,pending=3"
+        )
         yield self.ends(command, 0)
         text = command.output.decode()
         self.assertRegex(text, r"ask EC2 +demo-1 +t3.micro spot\n")

@@ -14,7 +14,7 @@ from tests.unit.test_doc_examples import blocks, page
 
 
 class Embedded(FarmTestCase):
-    timeout = 100
+    timeout = 300
 
     def example(self, containing: str) -> str:
         (found,) = (block for block in blocks(page("docs/embedded.md"), "python") if containing in block)

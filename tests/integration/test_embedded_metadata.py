@@ -143,7 +143,7 @@ class Metadata(InstanceTestCase):
         where = {"Placement": {"AvailabilityZone": "us-east-1f"}, "MetadataOptions": REQUIRED}
         instance_id = yield self.launch(**where)
         url = f"{self.ec2.metadata_url}/{instance_id}"
-        fetcher = InstanceMetadataRegionFetcher(base_url=url, env={})
+        fetcher = InstanceMetadataRegionFetcher(timeout=20, num_attempts=3, base_url=url, env={})
         region = yield threads.deferToThread(fetcher.retrieve_region)
         self.assertEqual(region, "us-east-1")
 

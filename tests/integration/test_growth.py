@@ -182,8 +182,10 @@ class Growth(FarmTestCase):
 
         # It is killed; while Buildbot calls it active, nobody touches its instance.
         yield self.a.process.signal("KILL")
+        alive = self.ec2.alive()
         while self.a.name in (yield self.active()):
-            self.assertIn(of_a, self.ec2.alive())
+            self.assertIn(of_a, alive)
+            alive = self.ec2.alive()
         yield self.until(lambda: of_a not in self.ec2.alive(), seconds=60, what="the end of the leftover")
         said = [line for line in self.b.log().splitlines() if "EC2 leftover: ending" in line]
         self.assertEqual(len(said), 1, said)
