@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from buildbot.worker.base import AbstractWorker
@@ -16,7 +17,7 @@ from buildbot_ec2ud.addresses import is_address
 from buildbot_ec2ud.fleet import pacing
 from buildbot_ec2ud.fleet.attachments import Attachments, check_elastic_ip, check_volumes
 from buildbot_ec2ud.fleet.capacity import MEMORY
-from buildbot_ec2ud.launch import TAG_LIMITS, LaunchConfig
+from buildbot_ec2ud.launch import TAG_LIMITS, LaunchConfig, has_dynamic
 
 #: Seconds without a connection to the master after which an instance ends itself, unless another time is configured; at
 #: least as long as its worker may take to connect at first.
@@ -153,6 +154,16 @@ class Settings:
         :raises FileError: it cannot be used.
         """
         return access.access_key(self)
+
+    @property
+    def shape(self) -> tuple[Mapping[str, Any], Any, Any]:
+        """What may depend on the build: what to launch, ``bootstrap_env`` and ``user_data``."""
+        return dict(vars(self.launch)), self.bootstrap_env, self.user_data
+
+    @cached_property
+    def depends_on_builds(self) -> bool:
+        """Whether anything has to be rendered for each build: that is a third of the work of a start."""
+        return has_dynamic(self.shape)
 
     @property
     def boot_timeout(self) -> int:

@@ -215,7 +215,7 @@ class EC2UserDataLatentWorker(StartsMixin, LossesMixin, SharingMixin, Workaround
     # What Buildbot calls while a build waits for the worker
 
     def render_shape(self, settings: Settings, properties: Any) -> defer.Deferred[Any]:
-        return properties.render((vars(settings.launch), settings.bootstrap_env, settings.user_data))
+        return properties.render(settings.shape) if settings.depends_on_builds else defer.succeed(settings.shape)
 
     @defer.inlineCallbacks
     def attached(self, conn: Any) -> Generator[Any, Any, None]:

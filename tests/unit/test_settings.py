@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from typing import Any
+from unittest import mock
 
 import boto3
 from botocore.exceptions import EndpointResolutionError
@@ -293,6 +294,31 @@ class MistakeTests(SynchronousTestCase):
         ):
             [error] = self.errors(**arguments)
             self.assertIn(words, error)
+
+    def test_what_depends_on_builds(self) -> None:
+        """Only that is rendered for each build; and a renderable is found wherever it stands."""
+        later = util.Property("later")
+        for arguments, depends in (
+            ({}, False),
+            (
+                {"tags": {"a": "b"}, "bootstrap_env": {"A": "b"}, "launch_options": {"Monitoring": {"Enabled": True}}},
+                False,
+            ),
+            ({"tags": {"a": later}}, True),
+            ({"subnet_id": ["subnet-1", later]}, True),
+            ({"launch_options": {"Placement": {"Tenancy": later}}}, True),
+            ({"bootstrap_env": {"A": later}}, True),
+            ({"bootstrap_env": later}, True),
+            ({**AS_IT_IS, "user_data": later}, True),
+            ({"ami": lambda worker, build: "ami-1"}, True),
+        ):
+            worker = EC2UserDataLatentWorker("linux-1", **{**PLAIN, **arguments})
+            rendered: list[Any] = []
+            properties = mock.Mock(render=rendered.append)
+            result = worker.render_shape(worker.settings, properties)
+            self.assertEqual(rendered, [worker.settings.shape] if depends else [], arguments)
+            if not depends:
+                self.assertEqual(self.successResultOf(result), worker.settings.shape)
 
     def test_default_aws_id(self) -> None:
         """The file that is read where nothing else is given is checked as one that is named."""
