@@ -227,7 +227,9 @@ def processes(but: Iterable[int] = ()) -> list[tuple[int, bytes, bytes]]:
         if name.isdigit() and int(name) not in but:
             try:
                 command = Path("/proc", name, "cmdline").read_bytes()
-                found.append((int(name), command, Path("/proc", name, "environ").read_bytes()))
+                environment = Path("/proc", name, "environ").read_bytes()
+                if Path("/proc", name, "cmdline").read_bytes() == command:  # else it has become another one meanwhile
+                    found.append((int(name), command, environment))
             except OSError:  # it has ended
                 continue
     return found

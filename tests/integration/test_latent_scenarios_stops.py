@@ -194,6 +194,7 @@ class NeverStopping(StopTestCase):
         yield self.until_gone()
         yield self.results((yield self.request()), SUCCESS)
         yield self.until(lambda: len(Computer.all) == 2, what="the next instance")
+        yield self.until_settled()
         page = yield self.text(2)
         yield self.bot().insubstantiate()
         yield self.until_gone()

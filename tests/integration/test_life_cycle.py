@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from buildbot.plugins import steps, util
@@ -10,6 +11,7 @@ from twisted.internet import defer, reactor, task
 
 from buildbot_ec2ud import starts
 from buildbot_ec2ud.ec2 import query
+from buildbot_ec2ud.embedded.builds import builds_of
 from buildbot_ec2ud.fleet import region
 from tests.support import FarmTestCase, configuration
 
@@ -39,6 +41,12 @@ class PageTestCase(FarmTestCase):
                 found.extend(log["name"] for log in logs if not log["complete"])
         return found
 
+    @defer.inlineCallbacks
+    def until_complete(self) -> Any:
+        """Wait until all logs are. A build does not wait for that."""
+        while (yield self.unfinished()):
+            yield task.deferLater(reactor, 0.02)
+
 
 class Pages(PageTestCase):
     @defer.inlineCallbacks
@@ -59,7 +67,7 @@ class Pages(PageTestCase):
         )
         seconds = [float(number) for number, _ in lines]
         self.assertEqual(seconds, sorted(seconds))
-        self.assertEqual((yield self.unfinished()), [])
+        yield self.until_complete()
         (step, *_) = yield self.master.master.data.get(("builds", 1, "steps"))
         self.assertEqual([url["name"] for url in step["urls"]], [instance])
         self.assertIn("us-east-1.console.aws.amazon.com", step["urls"][0]["url"])
@@ -108,13 +116,18 @@ class Pages(PageTestCase):
     @defer.inlineCallbacks
     def test_never_attaches(self):
         """A worker that does not come in time: how long was waited for it, and what its instance did meanwhile."""
-        yield self.farm(bootstrap_script=PHASES, missing_timeout=2)
-        build = yield self.master.force_build("b", first_attempt=True)
+        yield self.farm(bootstrap_script=PHASES, missing_timeout=1000)
+        building = self.master.force_build("b", first_attempt=True)
+        yield self.until(lambda: any(b"phase=install-worker" in self.ec2.console(one) for one in self.ec2.states()))
+        worker = self.master.master.workers.workers["w"]
+        worker.pause("no second attempt")
+        worker.missing_timer.reset(0)
+        build = yield building
         self.assertEqual(build.results, RETRY)
         page = self.page(build)
-        self.assertIn("has not connected within 2 s; the last phase of its bootstrap was install-worker", page)
+        self.assertIn("has not connected within 1000 s; the last phase of its bootstrap was install-worker", page)
         self.assertIn("the password is (hidden)", page)
-        self.assertIn("has not connected within 2 s", build.text())
+        self.assertIn("has not connected within 1000 s", build.text())
         self.flush()
         yield self.until_gone()
 
@@ -141,7 +154,8 @@ class Pages(PageTestCase):
         build = yield building
         self.assertEqual(build.results, CANCELLED)
         yield self.until_gone()
-        self.assertEqual((yield self.unfinished()), [])
+        yield self.until_complete()
+        (build,) = yield builds_of(self.master.master, 1)
         self.assertIn("launch i-", self.page(build))
 
 
@@ -174,7 +188,9 @@ class Limits(PageTestCase):
         yield self.until(lambda: worker._paused, what="a pause")
         yield self.until_gone()
         (data,) = yield self.master.master.data.get(("workers",))
-        self.assertTrue(data["paused"])
+        while not data["paused"]:  # it may not have been written yet
+            yield task.deferLater(reactor, 0.02)
+            (data,) = yield self.master.master.data.get(("workers",))
         self.assertIn("2 starts in a row have failed, the last one: instance i-", data["pause_reason"])
         self.assertIn("Client.InstanceInitiatedShutdown", data["pause_reason"])
         launches = self.ec2.calls["RunInstances"]
@@ -208,22 +224,21 @@ class Reconfigs(PageTestCase):
         build = yield building
         self.assertEqual((build.outcome, build.properties["workername"]), ("success", "other"))
         yield self.until_gone()
-        yield self.master.stop().addTimeout(20, reactor)
+        yield self.master.stop()
         self.flush()
 
     @defer.inlineCallbacks
     def test_removed_while_it_builds(self):
         """The same with a build that runs."""
-        flag = self.mktemp()
-        yield self.farm(f"test -e $PWD/../../../../{flag} || sleep 60")
+        runs = os.path.abspath(self.mktemp())
+        yield self.farm(f"touch {runs}; sleep 60")
         building = self.master.force_build("b")
-        yield self.until(lambda: self.happened and self.master.master.workers.workers["w"].conn is not None)
-        yield task.deferLater(reactor, 0.5)
+        yield self.until(lambda: os.path.exists(runs), what="a step that runs")
         yield self.master.reconfig({**self.empty(), **self.quick()})
         build = yield building
         self.assertEqual((build.outcome, build.properties["workername"]), ("success", "other"))
         yield self.until_gone()
-        yield self.master.stop().addTimeout(20, reactor)
+        yield self.master.stop()
         self.flush()
 
     def quick(self) -> dict[str, Any]:
@@ -245,7 +260,7 @@ class Reconfigs(PageTestCase):
         self.assertEqual(build.outcome, "success")
         yield self.master.reconfig({"builders": both["builders"][:1]})
         yield self.master.reconfig({"builders": both["builders"]})
-        build = yield self.master.force_build("more").addTimeout(30, reactor)
+        build = yield self.master.force_build("more")
         self.assertEqual(build.outcome, "success")
 
 
@@ -258,7 +273,7 @@ class Shutdowns(PageTestCase):
         worker = self.master.master.workers.workers["w"]
         worker.shutdownRequested()
         yield self.until(lambda: worker.conn is None, what="the end of the connection")
-        second = yield self.master.force_build("b").addTimeout(30, reactor)
+        second = yield self.master.force_build("b")
         self.assertEqual((first.outcome, second.outcome), ("success", "success"))
         self.assertNotEqual(first.properties["instance"], second.properties["instance"])
         yield self.master.stop()

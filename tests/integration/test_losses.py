@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,20 @@ class Builds(FarmTestCase):
     @defer.inlineCallbacks
     def test_max_lifetime(self):
         """An instance that has ended itself says why. Its password is void by then, and not shown all the same."""
+        sleep, commands, over = shutil.which("sleep"), Path(self.mktemp()).absolute(), Path(self.mktemp()).absolute()
+        commands.mkdir()
+        # This test says when the time is over; but for one instance only.
+        wait = f"until rm {over} 2>/dev/null; do {sleep} 0.05; done"
+        (commands / "sleep").write_text(f'#!/bin/sh\n[ "$1" = 4321 ] || exec {sleep} "$@"\n{wait}\n')
+        (commands / "sleep").chmod(0o755)
+        self.patch(os, "environ", {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"})
         script = Path(packaged("embedded.sh")).read_text(encoding="utf-8")
         tells = script.replace("\n", '\necho "the password is $BB_PASSWORD"\n', 1)
-        yield self.build(max_lifetime=6, bootstrap_script=tells)
+        yield self.build(max_lifetime=4321, bootstrap_script=tells)
+        over.touch()
         first, text = yield self.lost()
         self.assertIn("the password is (hidden)", text)
-        self.assertIn("max_lifetime: 6 s are over; powering off", first.state)
+        self.assertIn("max_lifetime: 4321 s are over; powering off", first.state)
 
     @defer.inlineCallbacks
     def test_ec2_does_not_answer(self):
@@ -83,6 +92,7 @@ class Builds(FarmTestCase):
         self.patch(fleet.client, "describe_instances", lambda *_: defer.Deferred())
         yield self.boto3(lambda client: client.terminate_instances(InstanceIds=[self.instance]))
         yield self.until(lambda: len(self.ec2.states()) > 1, what="another attempt")
+        yield fleet.background.wait()
         self.flushLoggedErrors()
         (first,) = yield self.master.master.data.get(("builds",), filters=[Filter("number", "eq", [1])])
         text = f"EC2 does not say what has become of instance {self.instance}: no answer within 0.2 s"

@@ -22,7 +22,7 @@ README = (SOURCE / "README.md").read_text(encoding="utf-8")
 
 
 class Examples(TestCase):
-    timeout = 60
+    timeout = 300
 
     def example(self, containing: str) -> str:
         blocks = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
@@ -63,7 +63,7 @@ class Newcomer(TestCase):
 
         def run() -> str:
             # What is exported here is nothing that a virtualenv or the tests have set.
-            environment = {"HOME": str(self.home), "PATH": self.path, "LANG": "C.UTF-8"}
+            environment = {"HOME": str(self.home), "PATH": self.path, "LANG": "C.UTF-8", "START_TIMEOUT": "100"}
             command = ["/bin/sh", "-eu", "-c", f"[ ! -e venv ] || . venv/bin/activate\n{script}"]
             done = subprocess.run(
                 command, cwd=self.checkout, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -45,7 +45,7 @@ WAYS: dict[str, tuple[dict[str, Any], str, int, tuple[str, ...]]] = {
         {},
         "launch-failure=Client.InvalidSnapshot.NotFound",
         EXCEPTION,
-        ("is terminated (Client.InvalidSnapshot.NotFound: ",),
+        ("(Client.InvalidSnapshot.NotFound: ",),
     ),
     # Trouble that passes.
     "capacity": (
@@ -74,7 +74,7 @@ WAYS: dict[str, tuple[dict[str, Any], str, int, tuple[str, ...]]] = {
     "trouble-at-ec2": ({}, "unavailable:RunInstances*1000", RETRY, ("Unavailable: The service is unavailable. ",)),
     "proxy": ({}, "html:RunInstances*1000", RETRY, ("the answer is a 'html', not EC2's",)),
     "clock": ({}, "wrong-date:RunInstances*1000", RETRY, ("RequestExpired: ", "clock")),
-    "launch": ({}, "launch-failure=Server.InternalError", RETRY, ("is terminated (Server.InternalError: ",)),
+    "launch": ({}, "launch-failure=Server.InternalError", RETRY, ("(Server.InternalError: ",)),
     # Behind the others: calls are made slowly after it.
     "throttle": ({}, "throttled:RunInstances*1000", RETRY, ("RequestLimitExceeded: Request limit exceeded. ",)),
     # The last one: the fleet asks for nothing more on this market for a minute.
@@ -83,8 +83,6 @@ WAYS: dict[str, tuple[dict[str, Any], str, int, tuple[str, ...]]] = {
 
 
 class Refusals(FarmTestCase):
-    timeout = 90
-
     @defer.inlineCallbacks
     def test_ways(self) -> Any:
         """All of them: how the build ends, and the words on its page."""

@@ -66,8 +66,6 @@ class _FirstLine(protocol.Protocol):
 class SecretTestCase(InstanceTestCase):
     """A farm whose workers may log in by both protocols, and all that may know its secrets."""
 
-    timeout = 100
-
     @defer.inlineCallbacks
     def start(self, command: str = "env", **arguments: Any) -> Any:
         """An EC2, and a master of one worker; its builds run *command*, and then wait for :meth:`let_go`."""

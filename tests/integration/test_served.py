@@ -12,7 +12,7 @@ from twisted.web.proxy import ReverseProxyResource
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from buildbot_ec2ud.userdata import scripts
+from buildbot_ec2ud.userdata import posix, scripts
 from tests.support import FarmTestCase, configuration
 from tests.unit.files import directory, write
 
@@ -54,6 +54,9 @@ class ServedTests(FarmTestCase):
     @defer.inlineCallbacks
     def test_build(self) -> Any:
         """The build succeeds; who edits the script has the next instance run it, without a reconfig."""
+        # The facts are waited for as long as they take on this machine.
+        self.patch(posix, "_TEMPLATE", posix._TEMPLATE.replace("new_token 3\n", "new_token 60\n"))
+        self.patch(posix, "_IMDS", posix._IMDS.replace("-m 2", "-m 60"))
         yield self.start({"ec2_scripts": {}})
         seen = set()
         for edition in ("first", "second"):

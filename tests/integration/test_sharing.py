@@ -103,6 +103,10 @@ class Sharing(FarmTestCase):
             build = yield self.master.force_build("b", {"kind": kinds})
             self.assertEqual(build.outcome, "success", build.text())
             self.assertEqual(used.setdefault(kinds, build.properties["instance"]), build.properties["instance"])
+            # Not while the next build is about to begin: that one would wait, too.
+            yield self.until(
+                lambda: all(worker._impatience is None for worker in workers), what="nobody to be impatient"
+            )
         self.assertEqual(self.ec2.calls["RunInstances"], 2)
 
     @defer.inlineCallbacks

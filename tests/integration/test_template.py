@@ -18,7 +18,7 @@ SETTINGS = 'www_port = "tcp:0:interface=127.0.0.1"\npb_port = "tcp:0:interface=1
 
 
 class Ways(TestCase):
-    timeout = 100
+    timeout = 600
 
     def setUp(self):
         self.basedir = Path(self.mktemp()).absolute()
@@ -26,7 +26,7 @@ class Ways(TestCase):
     @defer.inlineCallbacks
     def run_command(self, *command: str, status: int = 0):
         out, err, code = yield getProcessOutputAndValue(
-            sys.executable, [*command], env={**os.environ, "PYTHONWARNINGS": "ignore"}
+            sys.executable, [*command], env={**os.environ, "PYTHONWARNINGS": "ignore", "START_TIMEOUT": "100"}
         )
         text = (out + err).decode()
         self.assertEqual(code, status, text)
@@ -49,7 +49,8 @@ class Ways(TestCase):
             settings.write_text(SETTINGS)
         self.addCleanup(self.kill)
         for command in ("start", "reconfig", "restart", "stop"):
-            text = yield self.buildbot(command, basedir)
+            patience = ["--progress_timeout=100"] if command == "reconfig" else []
+            text = yield self.buildbot(command, *patience, basedir)
             self.assertNotIn("Traceback", text)
         for _ in range(200):
             if not self.basedir.joinpath("twistd.pid").exists():

@@ -67,8 +67,6 @@ class Impostor(pb.PBServerFactory):
 class Template(InstanceTestCase):
     """A master of the packaged template."""
 
-    timeout = 100
-
     @defer.inlineCallbacks
     def start_template(self, platform: str) -> Any:
         """Start an EC2, and a master with ``tls = true``, whose one platform is ``p``."""
@@ -134,8 +132,6 @@ class Template(InstanceTestCase):
 
 class Impostors(InstanceTestCase):
     """Others at the master's address get no password: not even the worker's name."""
-
-    timeout = 60
 
     def identity(self, *hosts: str) -> Identity:
         directory = self.mktemp()

@@ -215,12 +215,13 @@ class SourcesTestCase(CredentialsTestCase):
         self.environ.update(
             AWS_MAX_ATTEMPTS="1",
             AWS_METADATA_SERVICE_NUM_ATTEMPTS="1",
-            AWS_METADATA_SERVICE_TIMEOUT="1",
+            AWS_METADATA_SERVICE_TIMEOUT="20",
             AWS_DEFAULT_REGION="eu-central-1",
             AWS_ENDPOINT_URL_STS=self.url,
             AWS_ENDPOINT_URL_SSO=self.url,
         )
         self.patch(ContainerMetadataFetcher, "SLEEP_TIME", 0)
+        self.patch(ContainerMetadataFetcher, "TIMEOUT_SECONDS", 20)
 
     def assume_role(self) -> None:
         """A role, assumed with the keys of another profile."""

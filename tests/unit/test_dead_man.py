@@ -104,6 +104,12 @@ class StartTests(WatchTestCase):
                 )
                 yield self.until(lambda process=process: process.poll() is not None)
                 yield self.until_called(sandbox, "sleep", count)
+                # What records it becomes it only then.
+                yield self.until(
+                    lambda sandbox=sandbox, count=count: (
+                        count == sum(command_line(pid)[:1] == [SLEEP] for pid in sandbox.processes())
+                    )
+                )
                 started = {}
                 for pid in sandbox.processes():
                     line = " ".join(command_line(pid))

@@ -81,10 +81,10 @@ class TLSTests(TransportTestCase):
     @defer.inlineCallbacks
     def test_hanging_handshake(self) -> Any:
         """A server that hangs in the handshake is given up in time, and the connection is closed."""
-        self.patch(transport, "CONNECT_TIMEOUT", 0.2)
+        self.patch(transport, "CONNECT_TIMEOUT", 1.0)
         server = Scripted(lambda transport: None)
         url = serve(self, server).replace("http://", "https://")
-        yield self.not_sent(self.get(url), f"no connection to 127.0.0.1:{port_of(url)} within 0.2 s")
+        yield self.not_sent(self.get(url), f"no connection to 127.0.0.1:{port_of(url)} within 1 s")
         yield server.closed
 
     @defer.inlineCallbacks

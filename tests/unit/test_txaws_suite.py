@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 class SuiteTests(TestCase):
     """All of them, as they were written for Python 2."""
 
-    timeout = 60
+    timeout = 240
 
     @defer.inlineCallbacks
     def test_all_pass_but_those_left_out(self):

@@ -23,7 +23,7 @@ LAST = "fetched by worker-1: wörk"
 class FetchTests(TestCase):
     """In every shell, with every command that fetches and every one that verifies."""
 
-    timeout = 60
+    timeout = 240
 
     def sandbox(self, *commands: str) -> Sandbox:
         sandbox = Sandbox(self)

@@ -55,7 +55,7 @@ while True:
 class WatchTestCase(TestCase):
     """What user-data leaves running on its machine, and what that does there."""
 
-    timeout = 60
+    timeout = 300
 
     def machine(self, shell: str = "sh") -> Sandbox:
         """A sandbox in which every ``sleep`` is short, as long as it may ask for."""
