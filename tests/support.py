@@ -96,6 +96,10 @@ class FarmTestCase(TestCase):
     def until_gone(self) -> defer.Deferred[Any]:
         return self.until(lambda: not self.ec2.alive(), what="the end of all instances")
 
+    def flush_removed(self) -> None:
+        """Forget that Buildbot has looked at a builder which a reconfig has removed: it may be about to give it a build."""
+        self.flushLoggedErrors(AttributeError)
+
     def flush(self) -> list[str]:
         """The texts of the errors that were logged, which are expected."""
         return [failure.getErrorMessage() for failure in self.flushLoggedErrors()]

@@ -262,6 +262,7 @@ class Reconfigs(PageTestCase):
         yield self.master.reconfig({"builders": both["builders"]})
         build = yield self.master.force_build("more")
         self.assertEqual(build.outcome, "success")
+        self.flush_removed()
 
 
 class Shutdowns(PageTestCase):

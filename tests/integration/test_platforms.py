@@ -70,6 +70,7 @@ class Reconfig(FarmTestCase):
         self.platforms(one="true")
         yield self.master.reconfig()
         yield self.until_complete()
+        self.flush_removed()
 
     @defer.inlineCallbacks
     def until_complete(self):
@@ -89,6 +90,7 @@ class Reconfig(FarmTestCase):
         self.assertEqual(build.outcome, "success")
         self.assertIn("3\n", build.text())
         yield self.until_gone()
+        self.flush_removed()
 
     @defer.inlineCallbacks
     def test_mistake(self):

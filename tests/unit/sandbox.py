@@ -95,6 +95,10 @@ class Sandbox:
 
     def processes(self) -> list[int]:
         """The processes of this machine: those with its directory in their environment."""
+        # One look can miss what has just been forked by one that has ended, or that is about to exec.
+        return self._look_for_processes() or self._look_for_processes() or self._look_for_processes()
+
+    def _look_for_processes(self) -> list[int]:
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):  # it has just ended
