@@ -34,7 +34,7 @@ coverage: $(VENV)/ready
 		tests/unit/test_query*.py tests/unit/test_pacing.py tests/unit/test_terminations.py
 	$(BIN)/coverage report --show-missing --fail-under=100
 
-# A few minutes; `make bench ARGS=--full` is all of docs/performance.md, and takes an hour.
+# A few minutes; `make bench ARGS=--full` is all of docs/performance.md, and takes more than two hours.
 bench: $(VENV)/bench
 	@$(BIN)/python contrib/benchmark/calls.py
 	@$(BIN)/python contrib/benchmark/compare.py $(ARGS)

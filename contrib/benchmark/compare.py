@@ -110,7 +110,7 @@ def throttled(count: int, both: dict[str, list[Run]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all of it, which takes an hour")
+    parser.add_argument("--full", action="store_true", help="all of it, which takes more than two hours")
     parser.add_argument(
         "--only", choices=("compare", "alone", "throttle", "hours"), help="a part; JSON and PNG keep the others"
     )

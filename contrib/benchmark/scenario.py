@@ -277,7 +277,7 @@ def main(reactor: Any, options: dict[str, Any]) -> Generator[Any, Any, None]:
             yield getattr(farm, part)()
         farm.figures["memory"]["most"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(farm.figures), flush=True)
-    # No instance is left, and to stop a master of 1,000 workers takes Buildbot minutes.
+    # No instance is left, and how the master ends is not measured.
     shutil.rmtree(os.getcwd(), ignore_errors=True)
     os._exit(0)
 
