@@ -130,7 +130,7 @@ class WorseDays(CallsTestCase):
         yield self.start_fleet(Faults().add("lost-reply", "RunInstances", 1000))
         failure = yield self.assertFailure(self.launch(), EC2CallError)
         self.assertTrue(failure.outcome_unknown)
-        self.assertRegex(str(failure), r"RunInstances: http://127.0.0.1:.*\(tried [0-9]+ times in [0-9]+ s\)")
+        self.assertRegex(str(failure), r"RunInstances: http://127.0.0.1:.*\(tried [0-9]+ times in [0-9] s\)")
         self.assertEqual(len((yield self.ids())), 1)
         yield self.until_gone()
 

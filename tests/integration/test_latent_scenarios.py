@@ -157,8 +157,8 @@ class Starts(LatentTestCase):
 
         consumer = yield self.master.master.mq.startConsuming(stop, ("builds", None, "new"))
         request = yield self.request()
-        # Nothing keeps Buildbot from trying it again at once.
-        yield self.results(request, results, so_far=False)
+        # Nothing keeps Buildbot from trying it again at once, if it is to be tried again.
+        yield self.results(request, results, so_far=results != RETRY)
         yield consumer.stopConsuming()
         self.assertEqual(stopped, [1])
         self.assertEqual(self.ec2.states(), {})

@@ -45,7 +45,7 @@ WAYS: dict[str, tuple[dict[str, Any], str, int, tuple[str, ...]]] = {
         {},
         "launch-failure=Client.InvalidSnapshot.NotFound",
         EXCEPTION,
-        ("(Client.InvalidSnapshot.NotFound: ",),
+        ("is terminated (Client.InvalidSnapshot.NotFound: ",),
     ),
     # Trouble that passes.
     "capacity": (
@@ -74,7 +74,7 @@ WAYS: dict[str, tuple[dict[str, Any], str, int, tuple[str, ...]]] = {
     "trouble-at-ec2": ({}, "unavailable:RunInstances*1000", RETRY, ("Unavailable: The service is unavailable. ",)),
     "proxy": ({}, "html:RunInstances*1000", RETRY, ("the answer is a 'html', not EC2's",)),
     "clock": ({}, "wrong-date:RunInstances*1000", RETRY, ("RequestExpired: ", "clock")),
-    "launch": ({}, "launch-failure=Server.InternalError", RETRY, ("(Server.InternalError: ",)),
+    "launch": ({}, "launch-failure=Server.InternalError", RETRY, ("is terminated (Server.InternalError: ",)),
     # Behind the others: calls are made slowly after it.
     "throttle": ({}, "throttled:RunInstances*1000", RETRY, ("RequestLimitExceeded: Request limit exceeded. ",)),
     # The last one: the fleet asks for nothing more on this market for a minute.
@@ -90,7 +90,7 @@ class Refusals(FarmTestCase):
         self.patch(region, "STOP_TIMEOUT", 1)  # what an unanswered launch has started is looked for
         # Nobody comes back while another is looked at.
         self.patch(AbstractWorker, "quarantine_timeout", 1000)
-        self.start_ec2()
+        self.start_ec2(shutting_down=0)  # so that no look meets an instance on its way
         workers = [self.worker(name, capacity_memory=0, **arguments) for name, (arguments, *_) in WAYS.items()]
         factory = util.BuildFactory([steps.ShellCommand(name="command", command=["true"])])
         builders = [util.BuilderConfig(name=name, workernames=[name], factory=factory) for name in WAYS]
