@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import boto3
 from buildbot.plugins import schedulers, steps, util
 from twisted.internet import defer, task, threads
+from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python import log
 from twisted.trial.unittest import TestCase
 
@@ -29,6 +32,19 @@ def configuration(workers: list[Any], command: str = "echo hello", **more: Any) 
         "collapseRequests": False,
         **more,
     }
+
+
+@defer.inlineCallbacks
+def passes_under_trial(test: TestCase, text: str, successes: int) -> Any:
+    """Assert that a module of tests passes, in a process of its own."""
+    directory = Path(test.mktemp())
+    directory.mkdir()
+    directory.joinpath("test_farm.py").write_text(text)
+    out, err, status = yield getProcessOutputAndValue(
+        sys.executable, ["-m", "twisted.trial", "test_farm"], env=os.environ, path=str(directory)
+    )
+    test.assertEqual(status, 0, (out + err).decode())
+    test.assertIn(b"PASSED (successes=%d)" % successes, out)
 
 
 class FarmTestCase(TestCase):

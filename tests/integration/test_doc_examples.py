@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 from twisted.internet import defer
-from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.support import FarmTestCase
+from tests.support import FarmTestCase, passes_under_trial
 from tests.unit.test_doc_examples import blocks, page
 
 
@@ -23,14 +20,7 @@ class Embedded(FarmTestCase):
     @defer.inlineCallbacks
     def test_own_test(self):
         """The tests pass, under trial."""
-        directory = Path(self.mktemp())
-        directory.mkdir()
-        directory.joinpath("test_farm.py").write_text(self.example("class MyFarm"))
-        out, err, status = yield getProcessOutputAndValue(
-            sys.executable, ["-m", "twisted.trial", "test_farm"], env=os.environ, path=str(directory)
-        )
-        self.assertEqual(status, 0, (out + err).decode())
-        self.assertIn(b"PASSED (successes=2)", out)
+        yield passes_under_trial(self, self.example("class MyFarm"), 2)
 
     @defer.inlineCallbacks
     def test_template(self):

@@ -12,10 +12,9 @@ from pathlib import Path
 from buildbot.config.master import FileLoader
 from twisted.internet import defer
 from twisted.internet.threads import deferToThread
-from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-from tests.support import LOOPBACK
+from tests.support import LOOPBACK, passes_under_trial
 
 SOURCE = Path(__file__).parents[2]
 README = (SOURCE / "README.md").read_text(encoding="utf-8")
@@ -41,14 +40,7 @@ class Examples(TestCase):
     @defer.inlineCallbacks
     def test_own_test(self):
         """The example of a test passes, under trial."""
-        directory = Path(self.mktemp())
-        directory.mkdir()
-        directory.joinpath("test_farm.py").write_text(self.example("class MyFarm"))
-        out, err, status = yield getProcessOutputAndValue(
-            sys.executable, ["-m", "twisted.trial", "test_farm"], env=os.environ, path=str(directory)
-        )
-        self.assertEqual(status, 0, (out + err).decode())
-        self.assertIn(b"PASSED (successes=1)", out)
+        yield passes_under_trial(self, self.example("class MyFarm"), 1)
 
 
 class Newcomer(TestCase):
