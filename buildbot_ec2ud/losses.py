@@ -98,6 +98,6 @@ class LossesMixin:
         except (EC2CallError, defer.TimeoutError) as error:
             why = f"no answer within {LOOK_TIMEOUT:g} s" if isinstance(error, defer.TimeoutError) else error
             return f"EC2 does not say what has become of instance {rental.instance_id}: {why}"
-        rental.fleet.watcher.hurry()
+        rental.fleet.watcher.hurry(rental)
         states = [story.state(instance.instance_id, instance.instance_state, instance.why()) for instance in found]
         return "; ".join(states) or f"EC2 does not know instance {rental.instance_id} any more"

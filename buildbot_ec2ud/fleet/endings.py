@@ -61,7 +61,7 @@ class Endings:
                 log.err(None, f"cannot end {rental!r}, will try again")
             else:
                 rental.accepted = True
-                self._fleet.watcher.hurry()
+                self._fleet.watcher.hurry(rental)
                 if rental.attachments is not None:
                     self._fleet.background.run(self._attacher.release(rental.attachments, rental.instance_id))
                 return

@@ -20,7 +20,8 @@ from buildbot_ec2ud.fleet.rental import Rental
 FIRST_LOOK = 1.0
 #: Each look is this much later than the one before it ...
 GROWTH = 1.5
-#: ... up to this many seconds while an instance is starting or ending ...
+#: ... up to this many seconds while an instance is starting or ending (those that just run are then asked for no more often
+#: than this) ...
 CHANGING_INTERVAL = 10.0
 #: ... and this many when all just run (a spot interruption is noticed by the lost connection first).
 STEADY_INTERVAL = 60.0
@@ -34,7 +35,7 @@ _LISTINGS = (("pending", "running", "shutting-down", "stopping", "stopped"), ("t
 
 
 class Watcher:
-    """Looks at all instances of a region with one call, and tells who is interested what has changed.
+    """Looks at the instances of a region with one call, and tells who is interested what has changed.
 
     :param client: what to ask.
     :param clock: the reactor.
@@ -45,6 +46,8 @@ class Watcher:
         self._clock = clock
         self._watched: dict[str, tuple[Rental, Callable[[Rental], Any], Callable[[Rental], Any]]] = {}
         self._absent_since: dict[str, float] = {}
+        self._hurried: set[str] = set()
+        self._all_due = 0.0
         self._interval = FIRST_LOOK
         self._timer: IDelayedCall | None = None
         self._look: defer.Deferred[None] | None = None
@@ -57,15 +60,16 @@ class Watcher:
         :param absent: called with the rental when EC2 has not listed it for :data:`ABSENT_LIMIT`, and again after as long.
         """
         self._watched[rental.instance_id] = (rental, changed, absent)
-        self.hurry()
+        self.hurry(rental)
 
     def forget(self, rental: Rental) -> None:
         """Look at *rental* no more."""
         self._watched.pop(rental.instance_id, None)
         self._absent_since.pop(rental.instance_id, None)
 
-    def hurry(self) -> None:
-        """Something is about to change: look soon."""
+    def hurry(self, rental: Rental) -> None:
+        """Something is about to change, or has changed: look soon at *rental*."""
+        self._hurried.add(rental.instance_id)
         self._interval = FIRST_LOOK
         self._schedule()
 
@@ -99,19 +103,32 @@ class Watcher:
 
     def _looked(self, _: None) -> None:
         self._look = None
-        changing = any(
-            rental.state in _CHANGING or rental.returned is not None for rental, *_ in self._watched.values()
-        )
-        self._interval = min(self._interval, CHANGING_INTERVAL if changing else STEADY_INTERVAL)
+        self._interval = min(self._interval, CHANGING_INTERVAL if self._changing() else STEADY_INTERVAL)
         self._schedule()
+
+    def _changing(self) -> set[str]:
+        """The ids of those that are about to change."""
+        watched = self._watched.items()
+        return {i for i, (rental, *_) in watched if rental.state in _CHANGING or rental.returned is not None}
+
+    def _whom(self) -> list[str]:
+        """Whom to look at now. Where many just run, and others come and go, it is those others, as a rule."""
+        hurried, self._hurried = self._hurried, set()
+        changing = self._changing()
+        if changing and self._clock.seconds() < self._all_due:
+            changing |= hurried
+            return [instance_id for instance_id in self._watched if instance_id in changing]
+        self._all_due = self._clock.seconds() + CHANGING_INTERVAL
+        return list(self._watched)
 
     @defer.inlineCallbacks
     def _look_at_all(self) -> Generator[Any, Any, None]:
-        asked = list(self._watched)
+        asked = self._whom()
         try:
             found = yield self._describe(asked)
         except (EC2CallError, defer.CancelledError) as error:
             self._report_trouble(str(error))
+            self._all_due = 0.0
             return
         self._compare(asked, found)
         self._report_trouble("")

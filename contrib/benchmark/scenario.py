@@ -191,7 +191,9 @@ class Farm:
     def watch(self) -> Generator[Any, Any, None]:
         """Watch all instances, which run and do nothing."""
         meter = Meter(self._reactor, self._ec2)
-        hurry = task.LoopingCall(self._side.fleet.watcher.hurry)
+        fleet = self._side.fleet
+        # Where all just run, all are looked at.
+        hurry = task.LoopingCall(fleet.watcher.hurry, next(iter(fleet.rentals.values())))
         hurry.start(LOOK_EVERY)
         yield task.deferLater(self._reactor, WATCHED_FOR)
         hurry.stop()

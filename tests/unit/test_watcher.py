@@ -64,7 +64,7 @@ class WatcherTestCase(SynchronousTestCase):
 class WhenItLooks(WatcherTestCase):
     def test_nobody_is_watched(self):
         """Without instances, it does not look."""
-        self.watcher.hurry()
+        self.watcher.hurry(Rental(None, "w", instance()))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_grows_while_instances_change(self):
@@ -96,17 +96,17 @@ class WhenItLooks(WatcherTestCase):
         self.assertEqual(self.intervals(8, instance(state="running"))[-1], CHANGING_INTERVAL)
 
     def test_hurry(self):
-        self.watch()
+        rental = self.watch()
         self.intervals(8, instance())
-        self.watcher.hurry()
+        self.watcher.hurry(rental)
         self.assertEqual(self.intervals(2, instance()), [FIRST_LOOK, FIRST_LOOK * GROWTH])
 
     def test_hurry_during_a_look(self):
         """What is hurried for during a look is looked at soon after it."""
-        self.watch()
+        rental = self.watch()
         self.intervals(8, instance())
         look = self.look()
-        self.watcher.hurry()
+        self.watcher.hurry(rental)
         look.answer(instance())
         self.assertEqual(self.intervals(1, instance()), [FIRST_LOOK])
 
@@ -119,9 +119,9 @@ class WhenItLooks(WatcherTestCase):
 
     def test_one_look_at_a_time(self):
         """While EC2 is silent, nothing more is asked."""
-        self.watch()
+        rental = self.watch()
         look = self.look()
-        self.watcher.hurry()
+        self.watcher.hurry(rental)
         self.watch("i-2")
         self.clock.advance(STEADY_INTERVAL * 10)
         self.assertEqual(self.ec2.calls, [look])
@@ -187,6 +187,59 @@ class WhomItAsksFor(WatcherTestCase):
         self.assertEqual(self.changes, [("i-2", "running")])
         self.assertEqual([str(failure.value) for failure in self.flushLoggedErrors(RuntimeError)], ["oh no"])
         self.assertEqual(self.look().args, ("i-1", "i-2"))
+
+
+class SomeJustRun(WatcherTestCase):
+    """One instance is starting, which is looked at often, and others just run."""
+
+    def setUp(self):
+        super().setUp()
+        self.steady = [self.watch(f"i-{number}", "running") for number in range(3)]
+        self.watch("i-new")
+        self.running = [instance(one.instance_id, "running") for one in self.steady]
+        self.pending = instance("i-new")
+
+    def looks(self, count: int) -> list[tuple[float, tuple[str, ...]]]:
+        """When the next looks are taken, and for whom."""
+        found = []
+        for _ in range(count):
+            look = self.look()
+            look.answer(*(one for one in (*self.running, self.pending) if one.instance_id in look.args))
+            found.append((self.clock.seconds(), look.args))
+        return found
+
+    def test_only_those_that_change(self):
+        """The first look is for all, and one in each :data:`CHANGING_INTERVAL`; the others are for the one that starts."""
+        every, one = ("i-0", "i-1", "i-2", "i-new"), ("i-new",)
+        found = self.looks(8)
+        self.assertEqual([asked for _, asked in found], [every, one, one, one, every, one, every, every])
+        at = [seconds for seconds, asked in found if asked == every]
+        for earlier, later in zip(at, at[1:], strict=False):
+            self.assertGreaterEqual(later - earlier, CHANGING_INTERVAL)
+            self.assertLess(later - earlier, 2 * CHANGING_INTERVAL)
+
+    def test_hurried(self):
+        """One that something has happened to is looked at, too."""
+        self.looks(1)
+        self.watcher.hurry(self.steady[1])
+        self.assertEqual([asked for _, asked in self.looks(2)], [("i-1", "i-new"), ("i-new",)])
+
+    def test_ending(self):
+        self.looks(1)
+        self.steady[2].returned = "any"
+        self.assertEqual([asked for _, asked in self.looks(2)], [("i-2", "i-new")] * 2)
+
+    def test_all_again_when_none_changes(self):
+        self.looks(1)
+        self.pending = instance("i-new", "running")
+        self.assertEqual([asked for _, asked in self.looks(2)], [("i-new",), ("i-0", "i-1", "i-2", "i-new")])
+
+    def test_trouble(self):
+        """A look that fails says nothing of anybody: the next one is for all."""
+        self.looks(1)
+        self.watcher.hurry(self.steady[1])
+        self.look().fail(NoAnswer("a bad day"))
+        self.assertEqual(self.look().args, ("i-0", "i-1", "i-2", "i-new"))
 
 
 class ALargeFleet(WatcherTestCase):
@@ -362,9 +415,9 @@ class Stopping(WatcherTestCase):
     def test_during_a_look(self):
         """The look is cancelled, quietly, and no other one is planned."""
         texts = logged(self)
-        self.watch()
+        rental = self.watch()
         look = self.look()
         self.watcher.stop()
         self.assertTrue(look.cancelled)
-        self.watcher.hurry()
+        self.watcher.hurry(rental)
         self.assertEqual((self.clock.getDelayedCalls(), texts, self.changes), ([], [], []))
