@@ -116,17 +116,16 @@ class Query(BaseQuery):
         :raises NoAnswer: no usable answer came in time.
         :raises NoCredentials: there are no credentials to sign with, or EC2 refuses them.
         """
-        body = urlencode(self.params).encode("ascii")
         while True:
             try:
-                return (yield self._attempt(body))
+                return (yield self._attempt())
             except EC2CallError as error:
                 pause = yield self._again(error)
             if pause:
                 yield task.deferLater(self.reactor, pause)
 
     @defer.inlineCallbacks
-    def _attempt(self, body: bytes) -> Generator[Any, Any, Any]:
+    def _attempt(self) -> Generator[Any, Any, Any]:
         """Make the call once, and tell the factory what came of it."""
         # Before the turn, so that calls which have waited for the same credentials do not go out together after it; and
         # again after it, because turns can be long in coming.
@@ -135,6 +134,8 @@ class Query(BaseQuery):
         yield self._factory.admit(self.action, self.call.caller, self.call.instances)
         waited = self.reactor.seconds() - asked
         self._used = yield self._in_time(self.creds.resolve())
+        # Not before its turn: of user-data it is long, and many may wait.
+        body = urlencode(self.params).encode("ascii")
         sent_at = self.reactor.seconds()
         if self._first_sent is None:
             self._first_sent = sent_at
