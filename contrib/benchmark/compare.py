@@ -130,16 +130,24 @@ def main() -> None:
     if options.only and path.exists() and (kept := json.loads(path.read_text()))["machine"] == found["machine"]:
         found = kept
 
+    def keep() -> None:
+        """All of it takes hours: what was measured is kept, whatever comes then."""
+        if full:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(found, indent=1))
+
     def wanted(part: str) -> bool:
         return options.only == part or (options.full and not options.only)
 
     if wanted("compare") or not full:
         for count in options.counts or ((10, 70, 164) if full else (10, 70)):
             both = found["compare"][str(count)] = alternate(count, options.runs if full else 1, FULL if full else SHORT)
+            keep()
             show(f"{count} workers", table(both["ours"], both["theirs"]))
     if wanted("alone"):
         for count in options.counts or (100, 300, 1000):
             runs = found["alone"][str(count)] = [run("ours", count, ALONE) for _ in range(options.runs)]
+            keep()
             show(f"{count} workers, EC2UserDataLatentWorker alone", table(runs, None))
         counts = sorted(map(int, found["alone"]))
         if len(counts) > 1:
@@ -147,14 +155,14 @@ def main() -> None:
             show("Growth", growth(*(found["alone"][str(count)] for count in ends), ends))
     if wanted("throttle"):
         both = found["throttle"] = alternate(164, options.runs, ["builds"], throttle=True)
+        keep()
         show("164 launches at AWS's throttle", throttled(164, both))
     if wanted("hours"):
         done = subprocess.run([sys.executable, str(_HERE / "hours.py")], stdout=subprocess.PIPE, check=True, text=True)
         found["hours"] = json.loads(done.stdout)
+        keep()
         show("Watching 1,000 idle instances", [f"- {name}: {value}" for name, value in found["hours"].items()])
     if full:
-        options.output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1))
         print(f"\nAll figures: {path}")
         if found["compare"]:
             from plot import plot  # matplotlib is not needed before
