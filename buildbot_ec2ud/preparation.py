@@ -56,6 +56,7 @@ def prepare(worker: Any, build: Any, launch_id: str) -> Generator[Any, Any, Star
         raise LaunchError("; ".join(wrong))
     launch, root_device = yield _with_image(worker, launch)
     max_prices = yield _max_prices(worker, launch)
+    yield worker.fleet.turns.wait()
     if settings.bootstraps:
         master = yield _master_address(worker)
         if worker.single_use_password:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass
-from buildbot_ec2ud.fleet.offer import Offer
+from buildbot_ec2ud.fleet.offer import Offer, Pool
 
 #: Seconds for which an offer without capacity is not asked for again, unless another time is configured.
 MEMORY = 180.0
@@ -46,13 +46,13 @@ class Capacity:
     def refused(self, offer: Offer, error: EC2CallError) -> None:
         """Take note of what EC2 says of an offer."""
         if error.error_class is ErrorClass.NO_CAPACITY:
-            self.had_none(offer, error.text())
+            self.had_none(offer.pool, error.text())
         elif error.error_class is ErrorClass.QUOTA:
             self._note(offer.market, QUOTA_PAUSE, error.text())
 
-    def had_none(self, offer: Offer, why: str) -> None:
-        """There is no capacity for an offer: EC2 has refused it, or taken its instance back."""
-        self._note(offer.pool, self._memory, why)
+    def had_none(self, pool: Pool, why: str) -> None:
+        """There is no capacity in a pool: EC2 has refused an offer of it, or taken an instance back."""
+        self._note(pool, self._memory, why)
 
     def _note(self, key: Any, seconds: float, why: str) -> None:
         now = self._clock.seconds()

@@ -101,7 +101,7 @@ class Launch:
                 raise
             else:
                 capacity.succeeded(offer)
-                return self._fleet.rent(self._worker, instances[0], offer, self._attachments, self._launch_id)
+                return self._fleet.rent(self._worker, instances[0], offer.pool, self._attachments, self._launch_id)
         raise NoOffer(reasons)
 
     def _tell(self, kind: str, text: str) -> None:

@@ -15,6 +15,9 @@ WORKER_TAG = "buildbot:worker"
 #: What the console of EC2 shows as an instance's name.
 NAME_TAG = "Name"
 
+#: What EC2's capacity depends on: an instance type, a subnet or availability zone, and a market.
+Pool = tuple[str | None, str | None, str]
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -34,8 +37,8 @@ class Offer:
         return self.subnet_id or self.parameters.get("Placement", {}).get("AvailabilityZone")
 
     @property
-    def pool(self) -> tuple[str | None, str | None, str]:
-        """What EC2's capacity depends on."""
+    def pool(self) -> Pool:
+        """Of which pool of EC2's capacity it is."""
         return self.instance_type, self.place, self.market
 
     def __str__(self) -> str:

@@ -29,10 +29,11 @@ from buildbot_ec2ud.fleet.launches import Launch
 from buildbot_ec2ud.fleet.leftovers import Leftovers
 from buildbot_ec2ud.fleet.masters import Masters, Others
 from buildbot_ec2ud.fleet.metrics import Metrics
-from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, WORKER_TAG, Offer
+from buildbot_ec2ud.fleet.offer import LAUNCH_TAG, WORKER_TAG, Offer, Pool
 from buildbot_ec2ud.fleet.pacing import Limit, Pacer
 from buildbot_ec2ud.fleet.prices import SpotPrices
 from buildbot_ec2ud.fleet.rental import Rental
+from buildbot_ec2ud.fleet.turns import Turns
 from buildbot_ec2ud.fleet.watcher import Watcher
 
 #: Seconds that a stopping master waits until EC2 has accepted the end of every instance.
@@ -56,6 +57,7 @@ class Fleet(EventsMixin, SharedService):
     :param owner: identity of this master, by which its instances are known; None for the master's name.
     :ivar rentals: the instances whose end EC2 has not confirmed, by id.
     :ivar launching: the launch tags of launches that are under way, or looked for.
+    :ivar turns: for starts that are asked for in one moment.
     :ivar metrics: counts and latencies of the calls that were made.
     :ivar background: what has to go on whoever waits for it.
     :ivar closed: whether the service has ended what it could end; nothing new is begun then.
@@ -96,6 +98,7 @@ class Fleet(EventsMixin, SharedService):
     def startService(self) -> defer.Deferred[Any]:
         reactor = self.master.reactor
         self.capacity = Capacity(reactor, self._capacity_memory)
+        self.turns = Turns(reactor)
         self._pacer = Pacer(reactor, self.limits)
         self._transport = Transport(reactor, endpoints.aws_settings().ca_bundle)
         queries = QueryFactory(
@@ -199,19 +202,19 @@ class Fleet(EventsMixin, SharedService):
         self,
         worker: str,
         instance: Instance,
-        offer: Offer | None = None,
+        pool: Pool | None = None,
         attachments: Attachments | None = None,
         launch_id: str | None = None,
         kind: str = "launch",
     ) -> Rental:
         """Take over an instance that EC2 has started for *worker*: it is watched until EC2 has confirmed its end.
 
-        :param offer: what was asked for, if that is known.
+        :param pool: the pool it was asked from, if that is known.
         :param attachments: what it gets when it runs; None for an instance that is to be ended at once.
         :param launch_id: by which launch it came.
         :param kind: of the event that is told.
         """
-        rental = Rental(self, worker, instance, offer, attachments, launch_id)
+        rental = Rental(self, worker, instance, pool, attachments, launch_id)
         self.rentals[rental.instance_id] = rental
         self.tell(
             kind,
@@ -226,8 +229,8 @@ class Fleet(EventsMixin, SharedService):
 
     def _changed(self, rental: Rental) -> None:
         self.tell_of(rental, rental.state, rental.instance.why())
-        if rental.offer is not None and rental.instance.lacked_capacity:
-            self.capacity.had_none(rental.offer, rental.instance.why())
+        if rental.pool is not None and rental.instance.lacked_capacity:
+            self.capacity.had_none(rental.pool, rental.instance.why())
         if rental.state == "running" and rental.attaching is None and rental.returned is None:
             rental.attaching = self.background.run(self._attach(rental))
         elif not rental.alive and rental.attaching is not None:

@@ -10,7 +10,7 @@ from twisted.internet import defer
 from buildbot_ec2ud.ec2.errors import EC2CallError
 from buildbot_ec2ud.ec2.parser import Instance
 from buildbot_ec2ud.fleet.attachments import Attachments
-from buildbot_ec2ud.fleet.offer import Offer
+from buildbot_ec2ud.fleet.offer import Pool
 
 
 class Rental:
@@ -19,7 +19,8 @@ class Rental:
     :ivar fleet: the fleet that started it, and ends it.
     :ivar worker: name of the worker it was started for.
     :ivar instance: what EC2 last said of it.
-    :ivar offer: what was asked for; None where that is not known.
+    :ivar pool: the pool that it was asked from; None where that is not known. The whole offer would be kept as long as the
+        instance runs, with the user-data and the password in it.
     :ivar attachments: what it gets when it runs, if anything.
     :ivar launch_id: by which launch it came; None where that is not known.
     :ivar attaching: None until it runs; then, its getting that.
@@ -33,14 +34,14 @@ class Rental:
         fleet: Any,
         worker: str,
         instance: Instance,
-        offer: Offer | None = None,
+        pool: Pool | None = None,
         attachments: Attachments | None = None,
         launch_id: str | None = None,
     ) -> None:
         self.fleet = fleet
         self.worker = worker
         self.instance = instance
-        self.offer = offer
+        self.pool = pool
         self.attachments = attachments
         self.launch_id = launch_id
         self.attaching: defer.Deferred[None] | None = None

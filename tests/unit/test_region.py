@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 
 from twisted.internet import defer
 
 from buildbot_ec2ud.ec2.errors import EC2CallError, ErrorClass, NoAnswer, NotConnected
 from buildbot_ec2ud.ec2.transport import Transport
 from buildbot_ec2ud.fleet import region
+from buildbot_ec2ud.fleet.offer import Offer
 from buildbot_ec2ud.fleet.region import STOP_TIMEOUT, Fleet, fleets
 from buildbot_ec2ud.fleet.watcher import ABSENT_LIMIT
 from tests.unit.fleets import ENDPOINT, OFFERS, SECRET, FleetTestCase, growing, instance, refusal
@@ -50,6 +53,18 @@ class Launching(FleetTestCase):
         self.assertEqual(len(self.ec2.made("run")), 1)
         self.clock.advance(1)
         self.assertEqual(self.ec2.last("look").args, ("i-1",))
+
+    def test_offers_are_not_kept(self):
+        """There is user-data in them, and a password in that: nobody needs it as long as the instance runs."""
+        offers = [Offer("c7i.large", None, "on-demand", {"UserData": "secret"})]
+        kept = weakref.ref(offers[0])
+        launched = self.launch(offers)
+        self.ec2.last("run").answer(instance())
+        rental = self.successResultOf(launched)
+        del offers, launched
+        gc.collect()
+        self.assertIsNone(kept())
+        self.assertEqual(rental.pool, ("c7i.large", None, "on-demand"))
 
     def test_next_offer(self):
         """Where EC2 has no capacity, the next offer is asked for, with a token of its own."""
