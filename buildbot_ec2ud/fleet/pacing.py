@@ -227,8 +227,13 @@ class Pacer:
 
     def _turns_of(self, action: str) -> _Turns:
         if action not in self._turns:
-            limit = self._limits.get(action) or request_limit(action)
-            self._turns[action] = _Turns(self._clock, limit, INSTANCES.get(action))
+            own, requests, instances = self._limits.get(action), request_limit(action), INSTANCES.get(action)
+            if own is not None:
+                requests = own
+                if instances is not None:
+                    # Each call is about one instance, at least.
+                    instances = Limit(max(own.burst, instances.burst), max(own.per_second, instances.per_second))
+            self._turns[action] = _Turns(self._clock, requests, instances)
         return self._turns[action]
 
     def admit(self, action: str, caller: str = "", instances: int = 1) -> defer.Deferred[None]:

@@ -240,6 +240,23 @@ class PacerTests(PacerTestCase):
             self.ask("t", "TerminateInstances")
         self.assertEqual(self.callers().count("t"), 100 - RESERVE)
 
+    def test_more_calls_are_more_instances(self) -> None:
+        """AWS's limit of instances does not hold up who has more calls: each launches one, at least."""
+        self.pacer = Pacer(self.clock, {"RunInstances": Limit(3000, 50)})
+        for _ in range(3000 - RESERVE + 100):
+            self.ask()
+        self.assertEqual(len(self.served), 3000 - RESERVE)
+        self.clock.advance(1)
+        self.assertEqual(len(self.served), 3000 - RESERVE + 50)
+
+    def test_fewer_calls_are_not_fewer_instances(self) -> None:
+        self.pacer = Pacer(self.clock, {"TerminateInstances": Limit(50, 1)})
+        self.ask("a", "TerminateInstances", 1000)
+        self.assertEqual(self.callers(), "a")
+        self.ask("b", "TerminateInstances", 20)
+        self.clock.advance(1)
+        self.assertEqual(self.callers(), "ab")
+
 
 class ThrottleTests(PacerTestCase):
     """EC2 refuses a call all the same: others use the account too."""
