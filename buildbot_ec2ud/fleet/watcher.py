@@ -20,8 +20,8 @@ from buildbot_ec2ud.fleet.rental import Rental
 FIRST_LOOK = 1.0
 #: Each look is this much later than the one before it ...
 GROWTH = 1.5
-#: ... up to this many seconds while an instance is starting or ending (those that just run are then asked for no more often
-#: than this) ...
+#: ... up to this many seconds while an instance is starting or ending; as often, at least, those that just run are looked at
+#: then ...
 CHANGING_INTERVAL = 10.0
 #: ... and this many when all just run (a spot interruption is noticed by the lost connection first).
 STEADY_INTERVAL = 60.0
@@ -97,7 +97,7 @@ class Watcher:
     def _tick(self) -> None:
         self._timer = None
         self._interval *= GROWTH
-        self._look = self._look_at_all()
+        self._look = self._look_once()
         self._look.addErrback(log.err, "while watching EC2 instances")
         self._look.addCallback(self._looked)
 
@@ -115,21 +115,23 @@ class Watcher:
         """Whom to look at now. Where many just run, and others come and go, it is those others, as a rule."""
         hurried, self._hurried = self._hurried, set()
         changing = self._changing()
-        if changing and self._clock.seconds() < self._all_due:
+        if changing and self._clock.seconds() + min(self._interval, CHANGING_INTERVAL) <= self._all_due:
             changing |= hurried
             return [instance_id for instance_id in self._watched if instance_id in changing]
         self._all_due = self._clock.seconds() + CHANGING_INTERVAL
         return list(self._watched)
 
     @defer.inlineCallbacks
-    def _look_at_all(self) -> Generator[Any, Any, None]:
+    def _look_once(self) -> Generator[Any, Any, None]:
         asked = self._whom()
+        # A look that fails says nothing of anybody: the next one is for all.
+        due, self._all_due = self._all_due, 0.0
         try:
             found = yield self._describe(asked)
         except (EC2CallError, defer.CancelledError) as error:
             self._report_trouble(str(error))
-            self._all_due = 0.0
             return
+        self._all_due = due
         self._compare(asked, found)
         self._report_trouble("")
 

@@ -189,13 +189,17 @@ class WhomItAsksFor(WatcherTestCase):
         self.assertEqual(self.look().args, ("i-1", "i-2"))
 
 
+#: Whom the looks of :class:`SomeJustRun` are for.
+EVERY, ONE = ("i-0", "i-1", "i-2", "i-new"), ("i-new",)
+
+
 class SomeJustRun(WatcherTestCase):
     """One instance is starting, which is looked at often, and others just run."""
 
     def setUp(self):
         super().setUp()
         self.steady = [self.watch(f"i-{number}", "running") for number in range(3)]
-        self.watch("i-new")
+        self.new = self.watch("i-new")
         self.running = [instance(one.instance_id, "running") for one in self.steady]
         self.pending = instance("i-new")
 
@@ -209,20 +213,31 @@ class SomeJustRun(WatcherTestCase):
         return found
 
     def test_only_those_that_change(self):
-        """The first look is for all, and one in each :data:`CHANGING_INTERVAL`; the others are for the one that starts."""
-        every, one = ("i-0", "i-1", "i-2", "i-new"), ("i-new",)
+        """A look is for the one that starts, where the next one is not too late for the others."""
         found = self.looks(8)
-        self.assertEqual([asked for _, asked in found], [every, one, one, one, every, one, every, every])
-        at = [seconds for seconds, asked in found if asked == every]
-        for earlier, later in zip(at, at[1:], strict=False):
-            self.assertGreaterEqual(later - earlier, CHANGING_INTERVAL)
-            self.assertLess(later - earlier, 2 * CHANGING_INTERVAL)
+        self.assertEqual([asked for _, asked in found], [EVERY, ONE, ONE, *[EVERY] * 5])
+
+    def test_launches_that_keep_coming(self):
+        """However often somebody hurries, the others are looked at every :data:`CHANGING_INTERVAL`."""
+        found = []
+        for _ in range(25):
+            self.watcher.hurry(self.new)
+            found += self.looks(1)
+        self.assertEqual([seconds for seconds, asked in found if asked == EVERY], [1, 10, 19])
+        self.assertEqual({asked for _, asked in found}, {EVERY, ONE})
 
     def test_hurried(self):
         """One that something has happened to is looked at, too."""
         self.looks(1)
         self.watcher.hurry(self.steady[1])
-        self.assertEqual([asked for _, asked in self.looks(2)], [("i-1", "i-new"), ("i-new",)])
+        self.assertEqual([asked for _, asked in self.looks(2)], [("i-1", "i-new"), ONE])
+
+    def test_hurried_during_a_look(self):
+        self.looks(1)
+        look = self.look()
+        self.watcher.hurry(self.steady[1])
+        look.answer(self.pending)
+        self.assertEqual([asked for _, asked in self.looks(1)], [("i-1", "i-new")])
 
     def test_ending(self):
         self.looks(1)
@@ -232,14 +247,20 @@ class SomeJustRun(WatcherTestCase):
     def test_all_again_when_none_changes(self):
         self.looks(1)
         self.pending = instance("i-new", "running")
-        self.assertEqual([asked for _, asked in self.looks(2)], [("i-new",), ("i-0", "i-1", "i-2", "i-new")])
+        self.assertEqual([asked for _, asked in self.looks(2)], [ONE, EVERY])
 
     def test_trouble(self):
         """A look that fails says nothing of anybody: the next one is for all."""
-        self.looks(1)
-        self.watcher.hurry(self.steady[1])
-        self.look().fail(NoAnswer("a bad day"))
-        self.assertEqual(self.look().args, ("i-0", "i-1", "i-2", "i-new"))
+        for error in (NoAnswer("a bad day"), ZeroDivisionError("a bug")):
+            self.looks(1)
+            self.watcher.hurry(self.new)
+            self.watcher.hurry(self.steady[1])
+            look = self.look()
+            self.assertEqual(look.args, ("i-1", "i-new"))
+            look.fail(error)
+            self.assertEqual([asked for _, asked in self.looks(1)], [EVERY])
+            self.watcher.hurry(self.new)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class ALargeFleet(WatcherTestCase):
