@@ -31,9 +31,10 @@ class Start:
 
 
 @defer.inlineCallbacks
-def prepare(worker: Any, build: Any, launch_id: str) -> Generator[Any, Any, Start]:
+def prepare(worker: Any, fleet: Any, build: Any, launch_id: str) -> Generator[Any, Any, Start]:
     """Prepare a start of *worker* for *build*; its new password, if it has one for each start, is registered.
 
+    :param fleet: the one that is to launch.
     :param launch_id: what only this launch has.
 
     :raises LaunchError: what was rendered cannot be launched.
@@ -49,16 +50,17 @@ def prepare(worker: Any, build: Any, launch_id: str) -> Generator[Any, Any, Star
         while isinstance(reason, defer.FirstError):  # Buildbot renders what is inside of something all at once
             reason = reason.subFailure.value
         raise LaunchError(f"the configuration cannot be rendered for this build: {reason!r}") from error
-    launch = LaunchConfig(**{**shape, "region": worker.region})
+    launch = LaunchConfig(**{**shape, "region": fleet.region})
     if callable(launch.ami):
         launch = replace(launch, ami=(yield defer.maybeDeferred(launch.ami, worker, build)))
     if wrong := list(launch.check()):
         raise LaunchError("; ".join(wrong))
-    launch, root_device = yield _with_image(worker, launch)
-    max_prices = yield _max_prices(worker, launch)
-    yield worker.fleet.turns.wait()
+    launch, root_device = yield _with_image(fleet, launch)
+    max_prices = yield _max_prices(fleet, launch)
+    master = (yield _master_address(worker, fleet)) if settings.bootstraps else ""
+    # Last of all that is waited for: many starts may have waited for the same.
+    yield fleet.turns.wait()
     if settings.bootstraps:
-        master = yield _master_address(worker)
         if worker.single_use_password:
             yield replace_login(worker, new_password())
         spot = "spot" in launch.markets
@@ -67,8 +69,8 @@ def prepare(worker: Any, build: Any, launch_id: str) -> Generator[Any, Any, Star
         text = make_user_data(settings, worker.name, master, worker.password, environment, basedir, spot, serve)
     else:
         text = _as_bytes(user_data)
-    offers = launch.offers(text, Names(worker.fleet.owner, worker.name, launch_id), max_prices, root_device)
-    if build is not None and worker.fleet.capacity.has_lost({request.id for request in build.requests}):
+    offers = launch.offers(text, Names(fleet.owner, worker.name, launch_id), max_prices, root_device)
+    if build is not None and fleet.capacity.has_lost({request.id for request in build.requests}):
         # Not again, where there is another way.
         others = [offer for offer in offers if offer.market != "spot"]
         worker.lifeline.page.tell(
@@ -86,13 +88,13 @@ def _as_bytes(user_data: Any) -> bytes:
 
 
 @defer.inlineCallbacks
-def _with_image(worker: Any, launch: LaunchConfig) -> Generator[Any, Any, tuple[LaunchConfig, str | None]]:
+def _with_image(fleet: Any, launch: LaunchConfig) -> Generator[Any, Any, tuple[LaunchConfig, str | None]]:
     """Find the image, and if need be the name of its root device."""
     rule = launch.image_rule
     if rule is not None:
-        image = yield worker.fleet.images.find(rule)
+        image = yield fleet.images.find(rule)
     elif launch.encrypted_volumes and launch.ami and not launch.ami.startswith(RESOLVED_BY_EC2):
-        image = yield worker.fleet.images.by_id(launch.ami)
+        image = yield fleet.images.by_id(launch.ami)
     else:
         return launch, None
     launch = replace(launch, ami=image.image_id, valid_ami_owners=None, valid_ami_location_regex=None)
@@ -100,7 +102,7 @@ def _with_image(worker: Any, launch: LaunchConfig) -> Generator[Any, Any, tuple[
 
 
 @defer.inlineCallbacks
-def _max_prices(worker: Any, launch: LaunchConfig) -> Generator[Any, Any, Mapping[str | None, float | None]]:
+def _max_prices(fleet: Any, launch: LaunchConfig) -> Generator[Any, Any, Mapping[str | None, float | None]]:
     """What an hour of each instance type may cost on the spot market."""
     types = as_list(launch.instance_type) or [None]
     prices: dict[str | None, float | None] = dict.fromkeys(types, launch.max_spot_price)
@@ -108,7 +110,7 @@ def _max_prices(worker: Any, launch: LaunchConfig) -> Generator[Any, Any, Mappin
         return prices
     zone = f"{launch.region}{launch.placement}" if launch.placement else None
     for kind in filter(None, types):
-        average = yield worker.fleet.prices.average(kind, launch.product_description or "Linux/UNIX", zone)
+        average = yield fleet.prices.average(kind, launch.product_description or "Linux/UNIX", zone)
         if average is not None:
             price = max(average * launch.price_multiplier, LOWEST_SPOT_PRICE)
             prices[kind] = price if launch.max_spot_price is None else min(price, launch.max_spot_price)
@@ -116,12 +118,12 @@ def _max_prices(worker: Any, launch: LaunchConfig) -> Generator[Any, Any, Mappin
 
 
 @defer.inlineCallbacks
-def _master_address(worker: Any) -> Generator[Any, Any, str]:
+def _master_address(worker: Any, fleet: Any) -> Generator[Any, Any, str]:
     """``host:port`` for the instance to connect to."""
     configured = worker.settings.bb_master
     if configured is not None and has_port(configured):
         return configured
     if worker.registration.pbReg is None:
         raise UserDataError("bb_master: c['protocols'] has no pb port for workers to connect to")
-    hostname = configured or (yield worker.fleet.hostname())
+    hostname = configured or (yield fleet.hostname())
     return f"{hostname}:{worker.registration.getPBPort()}"

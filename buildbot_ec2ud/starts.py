@@ -124,15 +124,18 @@ class StartsMixin:
             raise LatentWorkerSubstantiatiationCancelled()
         if self.rental is not None:
             raise LatentWorkerFailedToSubstantiate(self.name, f"{self.rental!r} is still there")
-        self.lifeline = lifeline = Lifeline(self.fleet, self.master.reactor, build, self.instance_died)
+        # A reconfig may bring another one meanwhile.
+        fleet = self.fleet
+        self.lifeline = lifeline = Lifeline(fleet, self.master.reactor, build, self.instance_died)
+        start = None
         try:
-            start = yield prepare(self, build, lifeline.launch_id)
+            start = yield prepare(self, fleet, build, lifeline.launch_id)
             lifeline.page.hide(self.password)
-            self.rental = yield self.fleet.launch(self.name, lifeline.launch_id, start.offers, start.attachments)
+            self.rental = yield fleet.launch(self.name, lifeline.launch_id, start.offers, start.attachments)
             yield self._tell_properties(build, self.rental)
             return True
         except defer.CancelledError:
-            yield lifeline.none("cancelled", certain=False)
+            yield lifeline.none("cancelled", certain=start is None)
             raise LatentWorkerSubstantiatiationCancelled() from None
         except (EC2CallError, LaunchError, UserDataError, ScriptError) as error:
             certain = not (isinstance(error, EC2CallError) and error.outcome_unknown)

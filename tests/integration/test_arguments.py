@@ -18,8 +18,6 @@ from moto.ec2.models.instances import INSTANCE_TYPE_OFFERINGS
 from moto.ec2.responses.spot_instances import SpotInstances
 from twisted.internet import defer
 
-from buildbot_ec2ud import preparation
-from buildbot_ec2ud.bootstrapping import make_user_data
 from tests.integration.launching import ACCOUNT, AS_IT_IS, SLEEP, LaunchTestCase
 from tests.unit.files import directory, write
 from tests.unit.secure import environment
@@ -414,25 +412,6 @@ class UserData(LaunchTestCase):
         passwords = {self.master.master.workers.workers[name].password for name in ("made", "host", "url")}
         self.assertEqual(len(passwords), 3)
         self.assertTrue(all(len(one) >= 32 for one in passwords))
-
-    @defer.inlineCallbacks
-    def test_starts_of_one_moment(self):
-        """The user-data of many starts that are asked for at once is not made in one go, which would hold up the master."""
-        self.start_ec2()
-        workers = [self.worker(f"w{number}") for number in range(4)]
-        yield self.start_farm(*workers)
-        made: list[str] = []
-
-        def note(settings: Any, name: str, *more: Any) -> bytes:
-            made.append(name)
-            return make_user_data(settings, name, *more)
-
-        self.patch(preparation, "make_user_data", note)
-        starts = [worker.start_instance(None) for worker in workers]
-        self.assertEqual(made, ["w0"])
-        yield defer.gatherResults(starts)
-        self.assertEqual(made, ["w0", "w1", "w2", "w3"])
-        self.assertEqual(len(self.ec2.alive()), 4)
 
 
 class Access(LaunchTestCase):

@@ -100,9 +100,9 @@ class TableTests(SynchronousTestCase):
             asked.append(product)
             return defer.succeed(None)
 
-        worker = SimpleNamespace(fleet=SimpleNamespace(prices=SimpleNamespace(average=average)))
+        fleet = SimpleNamespace(prices=SimpleNamespace(average=average))
         config = LaunchConfig(instance_type="t3.micro", market="spot", price_multiplier=1.2)
-        self.successResultOf(preparation._max_prices(worker, config))
+        self.successResultOf(preparation._max_prices(fleet, config))
         return asked[0]
 
     def test_renderable(self) -> None:
