@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from figures import Run, table
+from figures import Run, overview, table
 
 _HERE = Path(__file__).parent
 #: Of the stand-in: seconds by which each answer is late, and seconds from a launch to "running".
@@ -134,7 +134,9 @@ def main() -> None:
         """All of it takes hours: what was measured is kept, whatever comes then."""
         if full:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(found, indent=1))
+            unfinished = path.with_suffix(".new")
+            unfinished.write_text(json.dumps(found, indent=1))
+            unfinished.replace(path)
 
     def wanted(part: str) -> bool:
         return options.only == part or (options.full and not options.only)
@@ -163,6 +165,9 @@ def main() -> None:
         keep()
         show("Watching 1,000 idle instances", [f"- {name}: {value}" for name, value in found["hours"].items()])
     if full:
+        sides = {"ours": "ours", "theirs": "other"}
+        columns = {f"{n} {sides[side]}": runs for n, both in found["compare"].items() for side, runs in both.items()}
+        show("All of it", overview(columns | {f"{n} ours": runs for n, runs in found["alone"].items()}))
         print(f"\nAll figures: {path}")
         if found["compare"]:
             from plot import plot  # matplotlib is not needed before

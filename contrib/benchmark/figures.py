@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,4 +105,22 @@ def table(ours: Sequence[Run], theirs: Sequence[Run] | None) -> list[str]:
             continue
         row = [figure.name.strip(), figure.text(mine)]
         rows.append(row + ([figure.text(other), ratio(mine, other)] if theirs is not None else []))
+    return _markdown(heads, rows)
+
+
+def overview(columns: Mapping[str, Sequence[Run]]) -> list[str]:
+    """A table in Markdown of medians.
+
+    :param columns: what stands above a column, and its runs.
+    """
+    rows = []
+    for figure in FIGURES:
+        found = [figure.of(runs) for runs in columns.values()]
+        if any(found):
+            medians = [[statistics.median(values)] if values else None for values in found]
+            rows.append([figure.name.strip(), *map(figure.text, medians)])
+    return _markdown(["medians", *columns], rows)
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]

@@ -192,8 +192,8 @@ class Farm:
         """Watch all instances, which run and do nothing."""
         meter = Meter(self._reactor, self._ec2)
         fleet = self._side.fleet
-        # Where all just run, all are looked at.
-        hurry = task.LoopingCall(fleet.watcher.hurry, next(iter(fleet.rentals.values())))
+        # Where all just run, all are looked at, whoever hurries. (Without one, all starts have failed.)
+        hurry = task.LoopingCall(lambda: [fleet.watcher.hurry(one) for one in [*fleet.rentals.values()][:1]])
         hurry.start(LOOK_EVERY)
         yield task.deferLater(self._reactor, WATCHED_FOR)
         hurry.stop()

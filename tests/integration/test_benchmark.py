@@ -261,6 +261,19 @@ class Figures(SynchronousTestCase):
         self.assertFalse([line for line in lines if "stall" in line])
         self.assertIn("| configuration: time blocked | - | 100 (50.0..150) s |  |", figures.table([], theirs))
 
+    def test_overview(self) -> None:
+        """Medians of all runs; nothing of what none of them has."""
+        columns = {"10 ours": [self.run_of(base) for base in (1.0, 3.0, 2.0)], "10 other": [self.run_of(None)]}
+        self.assertEqual(
+            figures.overview(columns),
+            [
+                "| medians | 10 ours | 10 other |",
+                "| --- | --- | --- |",
+                "| configuration: time blocked | 2.00 s | - |",
+                "| configuration: CPU | 1.00 s | 1.00 s |",
+            ],
+        )
+
     def test_never_came_to_it(self) -> None:
         """A run in which something never happened has no figure, and no median hides that."""
         (blocked, *_) = figures.FIGURES

@@ -7,7 +7,7 @@ import itertools
 import random
 import time
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from botocore.credentials import ReadOnlyCredentials
 from twisted.internet import defer, error, protocol, task
@@ -18,7 +18,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
-from buildbot_ec2ud.ec2 import send
+from buildbot_ec2ud.ec2 import query, send
 from buildbot_ec2ud.ec2.client import EC2Client
 from buildbot_ec2ud.ec2.errors import (
     BadParameters,
@@ -305,15 +305,17 @@ class Exposed(RetryTestCase):
             self.assertFalse(call.exposed)
 
     def test_as_it_goes(self) -> None:
-        """It may from the moment it is sent; not while it waits for its turn, and not after a refusal."""
+        """From the moment it is sent; not while it waits for its turn, when it has no body yet; not after a refusal."""
         turn: defer.Deferred[None] = defer.Deferred()
         call = Call("w", 3)
         admitted: list[tuple[Any, ...]] = []
+        encoded: list[Any] = []
+        self.patch(query, "urlencode", lambda parameters: encoded.append(parameters) or urlencode(parameters))
         self.launch(None, call=call, admit=lambda *about: admitted.append(about) or turn)
         self.assertEqual(admitted, [("RunInstances", "w", 3)])
-        self.assertFalse(call.exposed)
+        self.assertEqual((call.exposed, len(encoded)), (False, 0))
         turn.callback(None)
-        self.assertTrue(call.exposed)
+        self.assertEqual((call.exposed, len(encoded)), (True, 1))
         self.launch(refused("RequestLimitExceeded", 503), call=call)
         self.assertFalse(call.exposed)
 

@@ -56,14 +56,18 @@ class Launching(FleetTestCase):
 
     def test_offers_are_not_kept(self):
         """There is user-data in them, and a password in that: nobody needs it as long as the instance runs."""
-        offers = [Offer("c7i.large", None, "on-demand", {"UserData": "secret"})]
-        kept = weakref.ref(offers[0])
+
+        class Parameters(dict):
+            """One that can be referred to weakly."""
+
+        offers = [Offer("c7i.large", None, "on-demand", Parameters(UserData="secret"))]
+        kept = weakref.ref(offers[0]), weakref.ref(offers[0].parameters)
         launched = self.launch(offers)
         self.ec2.last("run").answer(instance())
         rental = self.successResultOf(launched)
         del offers, launched
         gc.collect()
-        self.assertIsNone(kept())
+        self.assertEqual([one() for one in kept], [None, None])
         self.assertEqual(rental.pool, ("c7i.large", None, "on-demand"))
 
     def test_next_offer(self):
