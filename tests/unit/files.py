@@ -5,14 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from typing import Any
+
+#: How often a directory is tried to be removed, and the seconds between two attempts.
+ATTEMPTS, PAUSE = 40, 0.05
 
 
 def directory(test: Any) -> str:
     """Make a directory that lasts as long as *test*."""
     path = os.path.realpath(tempfile.mkdtemp(prefix="ec2ud-"))
-    test.addCleanup(shutil.rmtree, path)
+    test.addCleanup(remove, path)
     return path
+
+
+def remove(path: str) -> None:
+    """Remove a directory, in which a process that is about to end may make files meanwhile."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return shutil.rmtree(path)
+        except OSError:
+            time.sleep(PAUSE)
+    return shutil.rmtree(path)
 
 
 def write(directory: str, name: str, content: str | bytes, mode: int = 0o644) -> str:

@@ -79,8 +79,7 @@ class Making(CertificateTestCase):
 
     def test_each_its_own(self) -> None:
         """No two masters have the same key or subject."""
-        other = directory(self) + "2"
-        os.mkdir(other)
+        other = directory(self)
         self.provide()
         provide(other, ["bb.example.org"], NOW)
         self.assertNotEqual(self.key.read_bytes(), Path(other, KEY).read_bytes())
@@ -118,8 +117,7 @@ class Checking(CertificateTestCase):
         """Each thing that can be wrong with the two files."""
         self.provide()
         key, certificate = self.key.read_bytes(), self.certificate.read_bytes()
-        other = directory(self) + "2"
-        os.mkdir(other)
+        other = directory(self)
         provide(other, ["bb.example.org"], NOW)
         for change, words in (
             (lambda: self.key.unlink(), f"{KEY}: No such file or directory"),
