@@ -249,6 +249,13 @@ class PacerTests(PacerTestCase):
         self.clock.advance(1)
         self.assertEqual(len(self.served), 3000 - RESERVE + 50)
 
+    def test_without_a_limit_of_instances(self) -> None:
+        """AWS has none for calls that only look."""
+        self.pacer = Pacer(self.clock, {"DescribeInstances": Limit(11, 1)})
+        for _ in range(20):
+            self.ask("a", "DescribeInstances", 1000)
+        self.assertEqual(len(self.served), 11 - RESERVE)
+
     def test_fewer_calls_are_not_fewer_instances(self) -> None:
         self.pacer = Pacer(self.clock, {"TerminateInstances": Limit(50, 1)})
         self.ask("a", "TerminateInstances", 1000)
